@@ -1,0 +1,274 @@
+"""The words in which routing decides: targets, usage, provider requests, replies and errors.
+
+Plain data only. Nothing here may import Django, touch a network, a clock or a random source.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from routing.catalog.cost import RateCard
+
+type Json = dict[str, Any]
+type Headers = Mapping[str, str]
+"""Reply headers; names in lower case."""
+
+
+class Operation(StrEnum):
+    """What a call asks for; the value is also the model capability that serves it."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+
+
+class ProviderKind(StrEnum):
+    """The wire dialects we speak upstream."""
+
+    OPENAI = "openai"
+    OPENAI_COMPATIBLE = "openai_compatible"
+    ANTHROPIC = "anthropic"
+    GEMINI = "gemini"
+    AZURE_OPENAI = "azure_openai"
+    SANDBOX = "sandbox"
+
+
+# ------------------------------------------------------------------ usage
+
+INPUT_COMPONENTS = ("input", "cache_read", "cache_write", "cache_write_1h", "input_audio", "input_image")
+OUTPUT_COMPONENTS = ("output", "reasoning", "output_audio", "output_image")
+
+type UsageSource = Literal["provider", "estimated", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The physical units of one attempt, disjoint: each token stands in exactly one component.
+
+    `units` maps a price component to a count >= 0; zero counts are absent. `output` excludes
+    `reasoning`, `input` excludes every cache, audio and image part (rule R3 in its exclusive form).
+    `source` tells who counted: the provider, our own estimate from the bytes delivered, or nobody.
+    """
+
+    units: Mapping[str, int]
+    source: UsageSource = "provider"
+
+    @property
+    def input_tokens(self) -> int:
+        """All input tokens: plain, cached, audio and image parts together."""
+        return sum(self.units.get(name, 0) for name in INPUT_COMPONENTS)
+
+    @property
+    def output_tokens(self) -> int:
+        """All output tokens: visible, reasoning, audio and image parts together."""
+        return sum(self.units.get(name, 0) for name in OUTPUT_COMPONENTS)
+
+
+class UsageInvalid(ValueError):
+    """The provider's counts contradict themselves (negative, or parts larger than the whole)."""
+
+
+# ------------------------------------------------------------------ errors
+
+
+class ErrorKind(StrEnum):
+    """Why an attempt failed, in the provider-neutral taxonomy the router acts on."""
+
+    RATE_LIMITED = "rate_limited"  # 429: pause this credential until retry_after_s
+    OVERLOADED = "overloaded"  # 503, 529
+    SERVER_ERROR = "server_error"  # other 5xx
+    TIMEOUT = "timeout"  # no first byte, or a stall, within our limits
+    CONNECTION = "connection"  # refused, reset, TLS, DNS
+    INVALID_RESPONSE = "invalid_response"  # 200 that is not the promised shape, or a cut body
+    CREDENTIAL = "credential"  # 401, 403, exhausted account: our key is at fault
+    MODEL_NOT_FOUND = "model_not_found"  # the provider does not serve this model
+    CONTEXT_LENGTH = "context_length"  # too long for this model
+    CONTENT_POLICY = "content_policy"  # refused for what it says; never sent elsewhere
+    INVALID_REQUEST = "invalid_request"  # the caller's fault everywhere
+
+
+class Disposition(StrEnum):
+    """What the router may do after an error."""
+
+    RETRY_SAME = "retry_same"  # the same target may be tried again, then the next
+    NEXT_TARGET = "next_target"  # only another target can help
+    GIVE_UP = "give_up"  # the caller's own fault: answer it
+
+
+DISPOSITIONS: Mapping[ErrorKind, Disposition] = {
+    ErrorKind.RATE_LIMITED: Disposition.NEXT_TARGET,
+    ErrorKind.OVERLOADED: Disposition.NEXT_TARGET,
+    ErrorKind.SERVER_ERROR: Disposition.RETRY_SAME,
+    ErrorKind.TIMEOUT: Disposition.NEXT_TARGET,
+    ErrorKind.CONNECTION: Disposition.RETRY_SAME,
+    ErrorKind.INVALID_RESPONSE: Disposition.NEXT_TARGET,
+    ErrorKind.CREDENTIAL: Disposition.NEXT_TARGET,
+    ErrorKind.MODEL_NOT_FOUND: Disposition.NEXT_TARGET,
+    ErrorKind.CONTEXT_LENGTH: Disposition.NEXT_TARGET,
+    ErrorKind.CONTENT_POLICY: Disposition.GIVE_UP,
+    ErrorKind.INVALID_REQUEST: Disposition.GIVE_UP,
+}
+
+
+@dataclass(slots=True)
+class ProviderError(Exception):
+    """One attempt's failure. `message` is the provider's text, safe to show; `status` is 0 if none came."""
+
+    kind: ErrorKind
+    message: str
+    status: int = 0
+    code: str | None = None
+    param: str | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def disposition(self) -> Disposition:
+        return DISPOSITIONS[self.kind]
+
+
+class UnsupportedParameter(ValueError):
+    """The request asks for something this provider's API cannot express; `param` names it."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+# ------------------------------------------------------------------ targets
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One way to serve a model: a provider's endpoint with the credential to use there."""
+
+    endpoint_id: str
+    provider: str  # slug
+    kind: ProviderKind
+    provider_model: str  # the provider's own name (for Azure: the deployment)
+    model: str  # our catalogue slug
+    region: str
+    base_url: str  # without a trailing slash
+    credential_id: str
+    api_key: str = field(repr=False)
+    operations: frozenset[str]
+    capabilities: frozenset[str]  # vision, tools, json_schema, audio, reasoning, logprobs ...
+    context_window: int | None
+    max_output_tokens: int | None
+    weight: int
+    rates: "RateCard" = field(repr=False)
+    options: Mapping[str, str]  # dialect extras: azure api_version, anthropic version ...
+    first_byte_timeout_s: float
+    stall_timeout_s: float
+    total_timeout_s: float
+
+
+# ------------------------------------------------------------------ the adapter contract
+
+
+@dataclass(frozen=True, slots=True)
+class WireRequest:
+    """What goes upstream: an absolute URL, headers without Host and Content-Length, a JSON body."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
+    method: str = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer in OpenAI's shape (JSON bytes), with the provider's usage in disjoint units."""
+
+    body: bytes
+    usage: Usage | None
+    model: str  # what the provider says it served
+    finish_reason: str | None = None
+
+
+@dataclass(slots=True)
+class StreamState:
+    """What one upstream stream has told so far; `parse_event` writes it, the relay reads it."""
+
+    model: str  # what the client asked for; adapters put the served model in chunks
+    include_usage: bool  # the client asked for the usage chunk (stream_options)
+    created: int  # unix seconds, for dialects that do not send one
+    id: str = ""
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    done: bool = False  # the provider's own end mark was seen
+    error: ProviderError | None = None  # an error event inside the stream
+    content_events: int = 0  # events that carried something a client would show
+    content_bytes: int = 0  # UTF-8 bytes of generated text, tool arguments and reasoning
+    malformed: int = 0  # events skipped because they were not JSON
+    served_model: str | None = None
+    scratch: dict[str, Any] = field(default_factory=dict)  # the dialect's own bookkeeping
+
+
+class Adapter(Protocol):
+    """A provider dialect: four pure functions. The OpenAI JSON body is the common language.
+
+    A module in `routing.providers` is an Adapter by having these functions; see docs/adding-a-provider.md.
+    """
+
+    def build_request(
+        self, operation: Operation, body: Json, target: Target, *, stream: bool
+    ) -> WireRequest:
+        """Translate a checked OpenAI body (which must not be changed) for `target`.
+
+        Always asks for usage in streams. Raises UnsupportedParameter for what cannot be expressed.
+        """
+        ...
+
+    def parse_reply(self, operation: Operation, body: bytes, target: Target) -> Reply:
+        """A 2xx body, as OpenAI JSON. Raises ProviderError(INVALID_RESPONSE) when it is not the shape."""
+        ...
+
+    def parse_event(self, event: str, data: bytes, state: StreamState) -> Sequence[bytes]:
+        """One server-sent event in, zero or more OpenAI chunk payloads out (JSON without `data:`).
+
+        `event` is the SSE event name or "". Never yields `[DONE]`, and the usage chunk only if
+        `state.include_usage`. Writes everything it learns to `state`.
+        """
+        ...
+
+    def classify_error(self, status: int, headers: Headers, body: bytes) -> ProviderError:
+        """A non-2xx answer as a ProviderError. Never raises."""
+        ...
+
+
+# ------------------------------------------------------------------ plans
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A target the plan left out, and why, in words an admin can act on."""
+
+    endpoint_id: str
+    provider: str
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A target the plan kept, with the figure that ranked it (lower is better) and why."""
+
+    target: Target
+    score: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """Targets in the order to try them, and the reasons. `policy` is `slug@version` or ""."""
+
+    policy: str
+    strategy: str
+    targets: tuple[Ranked, ...]
+    dropped: tuple[Dropped, ...]
+
+
+type LatencyOf = Callable[[str], float | None]
+"""Measured time to first byte of an endpoint in milliseconds, None while unknown."""
