@@ -221,8 +221,12 @@ class Adapter(Protocol):
         """
         ...
 
-    def parse_reply(self, operation: Operation, body: bytes, target: Target) -> Reply:
-        """A 2xx body, as OpenAI JSON. Raises ProviderError(INVALID_RESPONSE) when it is not the shape."""
+    def parse_reply(self, operation: Operation, request: Json, body: bytes, target: Target) -> Reply:
+        """A 2xx body, as OpenAI JSON. `request` is the OpenAI body that was sent to `build_request`.
+
+        Raises ProviderError: INVALID_RESPONSE when it is not the promised shape, or the kind of the
+        error object that came with the good status.
+        """
         ...
 
     def parse_event(self, event: str, data: bytes, state: StreamState) -> Sequence[bytes]:
