@@ -1,0 +1,16 @@
+"""Money: plans and subscriptions, budgets, the ledger and its rollups. Tenants are known, routes are not."""
+
+from billing.models.budgets import Budget
+from billing.models.plans import Plan, PlanVersion, Subscription
+from billing.models.usage import UsageEvent, UsageHour, UsageKeyHour, UsageLatencyHour
+
+__all__ = (
+    "Budget",
+    "Plan",
+    "PlanVersion",
+    "Subscription",
+    "UsageEvent",
+    "UsageHour",
+    "UsageKeyHour",
+    "UsageLatencyHour",
+)

@@ -1,0 +1,143 @@
+"""The ledger and its rollups. Ledger rows are only ever added (a trigger refuses all else); rollups are sums of them.
+
+The tables are partitioned by PostgreSQL; migrations 0002 onward create them by hand.
+"""
+
+from django.db import models
+
+NIL = "00000000-0000-0000-0000-000000000000"
+
+
+class UsageEvent(models.Model):
+    """One attempt at a provider, frozen: what was used, what it cost us, what the tenant owes.
+
+    `occurred_at` is the time in the request's UUIDv7, so a repeated record meets the same partition and
+    the primary key drops it. Amounts are pico-units of their currency; NULL means unpriced, which is not
+    zero. `is_final` marks the attempt that answered the caller (or the last that failed to).
+    """
+
+    pk = models.CompositePrimaryKey("occurred_at", "request_id", "attempt", "kind")
+    occurred_at = models.DateTimeField()
+    request_id = models.UUIDField()
+    attempt = models.PositiveSmallIntegerField()
+    kind = models.CharField(max_length=16)  # usage, reversal, replacement, rerate, adjustment
+    recorded_at = models.DateTimeField()
+    tenant_id = models.UUIDField()
+    api_key_id = models.UUIDField()
+    plan_version_id = models.UUIDField()
+    feature = models.CharField(max_length=100)
+    end_user = models.CharField(max_length=200)
+    operation = models.CharField(max_length=32)
+    request_model = models.CharField(max_length=200)
+    model = models.CharField(max_length=200)
+    provider = models.CharField(max_length=63)
+    provider_model = models.CharField(max_length=200)
+    endpoint_id = models.UUIDField()
+    region = models.CharField(max_length=32)
+    service_tier = models.CharField(max_length=32)
+    policy = models.CharField(max_length=80)
+    status = models.CharField(max_length=16)  # ok, error, cut (stream broke), cancelled (client left), unknown
+    error_type = models.CharField(max_length=32)
+    is_final = models.BooleanField()
+    is_stream = models.BooleanField()
+    is_byok = models.BooleanField()
+    usage_source = models.CharField(max_length=16)  # provider, estimated, unknown
+    input_tokens = models.BigIntegerField()  # plain
+    cache_read_tokens = models.BigIntegerField()
+    cache_write_tokens = models.BigIntegerField()  # both lifetimes
+    output_tokens = models.BigIntegerField()  # visible
+    reasoning_tokens = models.BigIntegerField()
+    other_units = models.JSONField(null=True)  # component -> count, for audio, images, searches ...
+    cost_pico = models.BigIntegerField(null=True)
+    cost_currency = models.CharField(max_length=3)
+    price_pico = models.BigIntegerField(null=True)
+    price_currency = models.CharField(max_length=3)
+    cost_components = models.JSONField(null=True)  # component -> pico
+    latency_ms = models.IntegerField()
+    first_byte_ms = models.IntegerField(null=True)
+
+    class Meta:
+        managed = False
+        db_table = "billing_usage_event"
+
+    def __str__(self) -> str:
+        return f"{self.request_id}#{self.attempt} {self.kind}"
+
+
+class UsageHour(models.Model):
+    """Sums of the ledger per UTC hour and business dimensions."""
+
+    pk = models.CompositePrimaryKey(
+        "hour", "tenant_id", "feature", "plan_version_id", "operation", "provider", "model", "region", "status",
+        "is_byok", "cost_currency", "price_currency",
+    )  # fmt: skip
+    hour = models.DateTimeField()
+    tenant_id = models.UUIDField()
+    feature = models.CharField(max_length=100)
+    plan_version_id = models.UUIDField()
+    operation = models.CharField(max_length=32)
+    provider = models.CharField(max_length=63)
+    model = models.CharField(max_length=200)
+    region = models.CharField(max_length=32)
+    status = models.CharField(max_length=16)
+    is_byok = models.BooleanField()
+    cost_currency = models.CharField(max_length=3)
+    price_currency = models.CharField(max_length=3)
+    attempts = models.BigIntegerField()
+    requests = models.BigIntegerField()  # rows with is_final
+    input_tokens = models.BigIntegerField()
+    cache_read_tokens = models.BigIntegerField()
+    cache_write_tokens = models.BigIntegerField()
+    output_tokens = models.BigIntegerField()
+    reasoning_tokens = models.BigIntegerField()
+    cost_pico = models.DecimalField(max_digits=38, decimal_places=0)
+    price_pico = models.DecimalField(max_digits=38, decimal_places=0)
+    unpriced = models.BigIntegerField()  # rows whose cost or price is NULL
+    latency_ms = models.BigIntegerField()  # sum over final rows
+
+    class Meta:
+        managed = False
+        db_table = "billing_usage_hour"
+
+    def __str__(self) -> str:
+        return f"{self.hour} {self.tenant_id} {self.model}"
+
+
+class UsageKeyHour(models.Model):
+    """Sums of the ledger per UTC hour, key and model."""
+
+    pk = models.CompositePrimaryKey("hour", "tenant_id", "api_key_id", "model")
+    hour = models.DateTimeField()
+    tenant_id = models.UUIDField()
+    api_key_id = models.UUIDField()
+    model = models.CharField(max_length=200)
+    requests = models.BigIntegerField()
+    tokens = models.BigIntegerField()
+    cost_pico = models.DecimalField(max_digits=38, decimal_places=0)
+    price_pico = models.DecimalField(max_digits=38, decimal_places=0)
+
+    class Meta:
+        managed = False
+        db_table = "billing_usage_key_hour"
+
+    def __str__(self) -> str:
+        return f"{self.hour} {self.api_key_id} {self.model}"
+
+
+class UsageLatencyHour(models.Model):
+    """A mergeable latency histogram per UTC hour: `bucket` i counts final rows up to BOUNDS_MS[i] (usage.histogram)."""
+
+    pk = models.CompositePrimaryKey("hour", "tenant_id", "provider", "model", "bucket")
+    hour = models.DateTimeField()
+    tenant_id = models.UUIDField()
+    provider = models.CharField(max_length=63)
+    model = models.CharField(max_length=200)
+    bucket = models.PositiveSmallIntegerField()
+    count = models.BigIntegerField()
+
+    class Meta:
+        managed = False
+        db_table = "billing_usage_latency_hour"
+
+    def __str__(self) -> str:
+        return f"{self.hour} {self.model} [{self.bucket}]"

@@ -1,0 +1,67 @@
+"""The one table of scopes and of the roles that bundle them. Pure.
+
+A scope is `area:verb`. A grant may be exact, `area:*`, or `*`. Everything is denied unless granted.
+"""
+
+from collections.abc import Collection, Mapping
+
+SCOPES: Mapping[str, str] = {
+    "inference:chat": "Call chat models",
+    "inference:completions": "Call text completion models",
+    "inference:embeddings": "Call embedding models",
+    "models:read": "List models and their prices",
+    "usage:read": "Read usage reports",
+    "cost:read": "See what providers charge the operator",
+    "requests:read": "Read the request log",
+    "keys:read": "List API keys",
+    "keys:write": "Create, rotate and revoke API keys",
+    "members:read": "List members",
+    "members:write": "Invite, change and remove members",
+    "credentials:read": "List provider credentials (never the secret)",
+    "credentials:write": "Add and remove provider credentials",
+    "budgets:read": "Read budgets",
+    "budgets:write": "Change budgets",
+    "plans:read": "Read plans and subscriptions",
+    "plans:write": "Change plans and subscriptions",
+    "policies:read": "Read routing policies",
+    "policies:write": "Change routing policies",
+    "tenants:read": "Read tenant settings",
+    "tenants:write": "Create and change tenants",
+    "tenants:act": "Act for a tenant with X-Tollhouse-Tenant",
+    "providers:read": "Read providers, models and endpoints",
+    "providers:write": "Change providers, models and endpoints",
+    "prices:read": "Read cost rates",
+    "prices:write": "Change cost rates",
+    "ledger:read": "Run the ledger proof",
+    "audit:read": "Read the audit trail",
+}
+
+INFERENCE = ("inference:*", "models:read")
+TENANT_READ = ("models:read", "usage:read", "requests:read", "keys:read", "members:read", "budgets:read",
+               "plans:read", "policies:read", "tenants:read", "credentials:read")  # fmt: skip
+
+TENANT_ROLES: Mapping[str, frozenset[str]] = {
+    "owner": frozenset((*INFERENCE, *TENANT_READ, "keys:write", "members:write", "credentials:write", "budgets:write", "audit:read")),
+    "admin": frozenset((*INFERENCE, *TENANT_READ, "keys:write", "members:write", "credentials:write", "budgets:write", "audit:read")),
+    "developer": frozenset((*INFERENCE, *TENANT_READ, "keys:write")),
+    "billing": frozenset(("models:read", "usage:read", "budgets:read", "budgets:write", "plans:read", "tenants:read")),
+    "viewer": frozenset(TENANT_READ),
+}  # fmt: skip
+
+OPERATOR_ROLES: Mapping[str, frozenset[str]] = {
+    "owner": frozenset(("*",)),
+    "admin": frozenset(("*",)),
+    "billing": frozenset(("usage:read", "cost:read", "requests:read", "budgets:*", "plans:*", "prices:*", "tenants:read",
+                          "providers:read", "models:read", "ledger:read")),
+    "support": frozenset((*TENANT_READ, "providers:read", "prices:read", "cost:read", "ledger:read", "audit:read")),
+}  # fmt: skip
+
+
+def grants(held: Collection[str], scope: str) -> bool:
+    """Whether `held` (exact scopes and wildcards) covers `scope`."""
+    return scope in held or "*" in held or f"{scope.partition(':')[0]}:*" in held
+
+
+def is_scope(value: str) -> bool:
+    """Whether `value` may stand on a key: a scope, an `area:*` of one, or `*`."""
+    return value in SCOPES or value == "*" or (value.endswith(":*") and any(s.startswith(value[:-1]) for s in SCOPES))
