@@ -1,0 +1,37 @@
+"""Every path of the product: the data plane as DRF declares it, the control plane, the console, health."""
+
+from django.conf import settings
+from django.contrib import admin
+from django.urls import include, path, re_path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+import billing.urls
+import gateway.console_urls
+import routing.urls
+import tenants.urls
+from gateway import api, health
+from gateway.edge import views as edge
+
+control_plane = [
+    *api.urlpatterns,
+    *tenants.urls.urlpatterns,
+    *routing.urls.urlpatterns,
+    *billing.urls.urlpatterns,
+    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    re_path(r"^.*$", api.NotFound.as_view()),
+]
+
+urlpatterns = [
+    path("v1/", include(edge.urlpatterns)),
+    path("api/v1/", include(control_plane)),
+    path("healthz", health.alive),
+    path("readyz", health.ready),
+    path("metrics", health.metrics),
+    path("accounts/", include("allauth.account.urls")),
+    *gateway.console_urls.urlpatterns,
+    *tenants.urls.console_urlpatterns,
+    *routing.urls.console_urlpatterns,
+]
+if settings.BREAK_GLASS_ADMIN:
+    urlpatterns.append(path("admin/", admin.site.urls))
