@@ -185,6 +185,7 @@ class Reply:
     usage: Usage | None
     model: str  # what the provider says it served
     finish_reason: str | None = None
+    usage_invalid: bool = False  # usage is None because the provider's counts contradict themselves
 
 
 @dataclass(slots=True)
