@@ -67,7 +67,7 @@ type _Step = tuple[int, int, int]
 
 
 class InForce:
-    """The rates in force between two boundaries, by service tier and component; highest context tier first."""
+    """The rates between two boundaries, by service tier and component; highest context tier first."""
 
     __slots__ = ("from_s", "tiers", "until_s")
 
@@ -144,29 +144,20 @@ def cost_of(
     for name in INPUT_COMPONENTS:
         if name in units:
             total_input += units[name]
+    if units.get("reasoning") and _step(components, "reasoning", total_input) is None:
+        # R3: without a price of its own reasoning stays in output, and is rounded with it.
+        units = {**units, "output": units.get("output", 0) + units["reasoning"], "reasoning": 0}
     costs: dict[str, int] = {}
     total = 0
     for name, count in units.items():
-        quantity, component = count, name
-        if name == "reasoning" and _step(components, "reasoning", total_input) is None:
-            # R3: without a price of its own reasoning stays in output, and is rounded with it.
-            if units.get("output"):
-                continue
-            component = "output"
-        elif (
-            name == "output"
-            and units.get("reasoning")
-            and _step(components, "reasoning", total_input) is None
-        ):
-            quantity += units["reasoning"]
-        if quantity == 0:
+        if count == 0:
             continue
         if count < 0:
             raise ValueError(f"a negative count of {name}")
-        _, numerator, denominator = _priced(components, component, total_input)
+        _, numerator, denominator = _priced(components, name, total_input)
         # Half away from zero; counts and prices are never negative.
-        pico = (2 * quantity * numerator + denominator) // (2 * denominator)
-        costs[component] = pico
+        pico = (2 * count * numerator + denominator) // (2 * denominator)
+        costs[name] = pico
         total += pico
     return Cost(costs, total)
 

@@ -89,8 +89,11 @@ def test_reasoning_without_its_own_rate_is_rounded_together_with_output() -> Non
     assert cost([rate("output", "0.0000004")], {"output": 1, "reasoning": 1}) == Cost({"output": 1}, 1)
 
 
-def test_reasoning_alone_without_its_own_rate_is_output() -> None:
-    assert cost([rate("output", "1")], {"reasoning": 5}) == Cost({"output": 5_000_000}, 5_000_000)
+@pytest.mark.parametrize(
+    "units", [{"reasoning": 5}, {"output": 0, "reasoning": 5}, {"reasoning": 5, "output": 0}]
+)
+def test_reasoning_alone_without_its_own_rate_is_output(units: dict[str, int]) -> None:
+    assert cost([rate("output", "1")], units) == Cost({"output": 5_000_000}, 5_000_000)
 
 
 def test_reasoning_with_its_own_rate_is_priced_apart() -> None:
