@@ -15,6 +15,7 @@ import pwd
 import re
 import shutil
 import signal
+import socket as socketlib
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,8 @@ from urllib.parse import quote
 import psycopg
 import redis
 from psycopg import sql
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from gateway.processes import Child, LineSink, ignore_line
 
@@ -78,9 +81,6 @@ class RedisBinary:
     major: int
 
 
-# --- finding the binaries -------------------------------------------------------------------------------
-
-
 def _version_line(program: Path) -> str:
     try:
         done = subprocess.run(  # noqa: S603 - a server found on this machine, asked for its version
@@ -92,7 +92,7 @@ def _version_line(program: Path) -> str:
 
 
 def postgres_major(version_line: str) -> int | None:
-    """The major in `postgres --version`, e.g. 15 in "postgres (PostgreSQL) 15.18 (Debian …)"; None if none."""
+    """The major in `postgres --version`: 15 in "postgres (PostgreSQL) 15.18 (Debian …)"; None if none."""
     found = re.search(r"\(PostgreSQL\) (\d+)", version_line)
     return int(found[1]) if found else None
 
@@ -113,18 +113,19 @@ def find_postgres() -> list[PostgresBinaries]:
     folders = [Path(hit).resolve().parent for hit in [shutil.which("postgres")] if hit]
     for pattern in _POSTGRES_FOLDERS:
         folders += Path("/").glob(pattern.lstrip("/"))
-    system = []
-    for folder in dict.fromkeys(folders):
-        if (folder / "initdb").exists() and (major := postgres_major(_version_line(folder / "postgres"))):
-            system.append(PostgresBinaries(folder=folder, major=major, wheel=None))
-    system.sort(key=lambda found: -found.major)
-    wheels = []
-    for module in _POSTGRES_WHEELS:
-        if package := _wheel_folder(module):
-            folder = package / "pginstall" / "bin"
-            if major := postgres_major(_version_line(folder / "postgres")):
-                wheels.append(PostgresBinaries(folder=folder, major=major, wheel=package))
-    return [found for found in (*system, *wheels) if found.major >= POSTGRES_FLOOR]
+    places: list[tuple[Path, Path | None]] = [(folder, None) for folder in dict.fromkeys(folders)]
+    places += [
+        (package / "pginstall" / "bin", package)
+        for module in _POSTGRES_WHEELS
+        if (package := _wheel_folder(module))
+    ]
+    found = [
+        PostgresBinaries(folder=folder, major=major, wheel=wheel)
+        for folder, wheel in places
+        if (folder / "initdb").exists() and (major := postgres_major(_version_line(folder / "postgres")))
+    ]
+    usable = [binaries for binaries in found if binaries.major >= POSTGRES_FLOOR]
+    return sorted(usable, key=lambda binaries: (binaries.wheel is not None, -binaries.major))
 
 
 def find_redis() -> list[RedisBinary]:
@@ -141,7 +142,7 @@ def find_redis() -> list[RedisBinary]:
 
 
 def choose_postgres(*, found: list[PostgresBinaries], data_major: int | None) -> PostgresBinaries:
-    """The installation for a data folder written by `data_major` (None: no data yet). Raises EmbeddedError."""
+    """The installation for data written by `data_major` (None: no data yet). Raises EmbeddedError."""
     if not found:
         msg = (
             f"No PostgreSQL {POSTGRES_FLOOR} or newer: install one (Debian: apt-get install postgresql), "
@@ -183,9 +184,6 @@ def choose_redis(*, found: list[RedisBinary], written_by: tuple[str, int] | None
     raise EmbeddedError(msg)
 
 
-# --- who runs it, and where -----------------------------------------------------------------------------
-
-
 def _enter_user_namespace() -> None:
     """In the child: become nobody in a user namespace of our own; outside we stay who we are."""
     if sys.platform != "linux":
@@ -215,11 +213,11 @@ def _become(identity: Identity) -> Callable[[], None] | None:
 
 
 def _can(identity: Identity, test: str, path: Path) -> bool:
-    """Whether `test(1)` says yes about `path` for that identity; False too if the identity is not to be had."""
+    """Whether `test(1)` says yes about `path` for that identity; False if the identity is not to be had."""
     try:
         done = subprocess.run(  # noqa: S603 - a fixed program, the path as its argument
             ["/bin/sh", "-c", f'test {test} "$1"', "sh", path],
-            preexec_fn=_become(identity),  # noqa: PLW1509 - only system calls happen in it
+            preexec_fn=_become(identity),
             cwd="/",
             stderr=subprocess.DEVNULL,
             check=False,
@@ -250,7 +248,7 @@ def _make_private(folder: Path, *, uid: int) -> None:
 
 
 def _short_socket_folder(wanted: Path, *, uid: int) -> Path:
-    """`wanted`, or a private folder under the temporary one if its name is too long or too odd for a socket."""
+    """`wanted`, or a private temporary folder if its name is too long or too odd for a socket."""
     if len(bytes(wanted)) <= _SOCKET_FOLDER_MAX_BYTES and re.fullmatch(r"[\w./+-]+", str(wanted), re.ASCII):
         folder = wanted
     else:
@@ -263,36 +261,48 @@ def _short_socket_folder(wanted: Path, *, uid: int) -> Path:
     return folder
 
 
-def lock_data_folder(root: Path) -> TextIO:
-    """Create the data folder, and hold it until the returned file is closed or we die.
+@dataclass(slots=True)
+class FolderLock:
+    """Our hold on a data folder. `was_killed` says that the last holder did not release it in order."""
+
+    file: TextIO
+    was_killed: bool
+
+    def release(self) -> None:
+        self.file.seek(0)
+        self.file.truncate()
+        self.file.close()
+
+
+def lock_data_folder(root: Path) -> FolderLock:
+    """Create the data folder and hold it until released, or until we die.
 
     Raises EmbeddedError when another process holds it or when it is not ours to use.
     """
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (root / "lock").open("a+")
+        file = (root / "lock").open("a+")
     except OSError as error:
-        msg = f"The data folder {root} cannot be used: {error.strerror}. Set TOLLHOUSE_DATA to one of your own."
+        msg = f"The data folder {root} cannot be used: {error.strerror}. Set TOLLHOUSE_DATA to your own."
         raise EmbeddedError(msg) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read().strip() or "unknown"
-        lock.close()
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
         msg = (
             f"Tollhouse already runs on {root} (process {holder}). Stop it first, or set TOLLHOUSE_DATA to "
             "another folder and PORT to another port."
         )
         raise EmbeddedError(msg) from None
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
-    return lock
-
-
-# --- running them ---------------------------------------------------------------------------------------
+    file.seek(0)
+    was_killed = file.read() != ""
+    file.seek(0)
+    file.truncate()
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return FolderLock(file=file, was_killed=was_killed)
 
 
 def _command_of(pid: int) -> str:
@@ -458,7 +468,7 @@ class Embedded:
                 *(locale if major >= 17 else ["--locale=C.UTF-8"]),
                 *([] if self._is_durable else ["--no-sync"]),
             ],
-            preexec_fn=_become(self._identity),  # noqa: PLW1509 - only system calls happen in it
+            preexec_fn=_become(self._identity),
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -486,7 +496,7 @@ class Embedded:
         signalled = False
         while "postgres" in (command := _command_of(pid)) and str(data) in command:
             if time.monotonic() > deadline:
-                msg = f"An orphaned PostgreSQL (process {pid}) still runs on {data} and does not stop: end it."
+                msg = f"An orphaned PostgreSQL (process {pid}) on {data} does not stop: end it."
                 raise EmbeddedError(msg)
             if not signalled:
                 with contextlib.suppress(ProcessLookupError):
@@ -560,54 +570,41 @@ def _create_database(sockets: Path) -> bool:
     return True
 
 
+def _redis_client(socket: Path) -> redis.Redis:
+    return redis.Redis(unix_socket_path=str(socket), socket_timeout=5, retry=Retry(NoBackoff(), 0))
+
+
 def _ping(socket: Path) -> bool:
-    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=5)
-    try:
-        return bool(client.ping())
-    except (redis.ConnectionError, redis.TimeoutError):  # BusyLoadingError is a ConnectionError
-        return False
-    finally:
-        client.close()
-
-
-def _end_leftover_redis(socket: Path) -> None:
-    """End the server of a run that was killed, if it still answers; two on one folder would spoil the data."""
-    if not socket.exists():
-        return
-    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=5)
-    deadline = time.monotonic() + _STOP_TIMEOUT_S
-    try:
-        while time.monotonic() < deadline:
-            try:
-                client.execute_command("SHUTDOWN")
-            except redis.ConnectionError:
-                if not _is_listening(socket):
-                    socket.unlink(missing_ok=True)
-                    return
-            time.sleep(0.05)
-    finally:
-        client.close()
-    msg = f"An orphaned Redis still listens on {socket} and does not stop: end it."
-    raise EmbeddedError(msg)
+    with _redis_client(socket) as client:
+        try:
+            return bool(client.ping())
+        except (redis.ConnectionError, redis.TimeoutError):  # "loading" is a ConnectionError too
+            return False
 
 
 def _is_listening(socket: Path) -> bool:
-    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=5)
-    try:
-        client.ping()
-    except redis.BusyLoadingError:
-        return True
-    except redis.TimeoutError:
-        return True
-    except redis.ConnectionError:
-        return False
-    finally:
-        client.close()
-    return True
+    with contextlib.closing(socketlib.socket(socketlib.AF_UNIX)) as probe:
+        return probe.connect_ex(bytes(socket)) == 0
+
+
+def _end_leftover_redis(socket: Path) -> None:
+    """End the server of a killed run, if it still answers; two on one folder would spoil the data."""
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while _is_listening(socket):
+        if time.monotonic() > deadline:
+            msg = f"An orphaned Redis on {socket} does not stop: end it."
+            raise EmbeddedError(msg)
+        # It answers with a closed connection, or with an error while it loads its data.
+        with contextlib.suppress(redis.RedisError), _redis_client(socket) as client:
+            client.shutdown()
+        time.sleep(0.05)
+    socket.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def services(root: Path, *, is_durable: bool = True, identity: Identity | None = None) -> Iterator[ServiceUrls]:
+def services(
+    root: Path, *, is_durable: bool = True, identity: Identity | None = None
+) -> Iterator[ServiceUrls]:
     """Both services on `root` for the length of a `with`. Raises EmbeddedError."""
     lock = lock_data_folder(root)
     try:
@@ -617,4 +614,4 @@ def services(root: Path, *, is_durable: bool = True, identity: Identity | None =
         finally:
             embedded.stop()
     finally:
-        lock.close()
+        lock.release()

@@ -35,7 +35,7 @@ def _new_key() -> str:
 
 
 def keep_secrets(root: Path) -> dict[str, str]:
-    """The data folder's secrets, generated on the first call; a secret that is missing is added, none changes.
+    """The data folder's secrets, generated on the first call; a missing one is added, none changes.
 
     Losing this file loses every stored provider credential and API key: it belongs in the backup.
     """
@@ -44,7 +44,11 @@ def keep_secrets(root: Path) -> dict[str, str]:
     missing = {name: value for name, value in new_secrets().items() if name not in kept}
     if missing:
         kept |= missing
-        _write(path, kept, note="Generated once by `up`. Encrypts credentials and keys: back it up, share it never.")
+        _write(
+            path,
+            kept,
+            note="Generated once by `up`; encrypts credentials and keys. Back it up, never share it.",
+        )
     return kept
 
 
@@ -59,7 +63,7 @@ def withdraw_services(root: Path) -> None:
 
 
 def adopt(root: Path) -> None:
-    """Take over what an `up` on this data folder left, where the environment does not already say otherwise."""
+    """Take over what an `up` on this data folder left, where the environment does not say otherwise."""
     for name in (_SECRETS_FILE, _SERVICES_FILE):
         for key, value in _read(root / name).items():
             os.environ.setdefault(key, value)

@@ -99,7 +99,7 @@ class Child:
         self._reader.start()
 
     def poll(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs. Raises RuntimeError if never started."""
+        """The exit status, negative for a signal; None while it runs. RuntimeError if never started."""
         if self._process is None:
             msg = f"{self.name} was not started"
             raise RuntimeError(msg)
