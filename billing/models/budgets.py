@@ -32,24 +32,32 @@ class Budget(Stamped):
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="budgets")
     name = models.CharField(max_length=100, blank=True)
-    api_key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, null=True, blank=True, related_name="budgets")
+    api_key = models.ForeignKey(
+        ApiKey, on_delete=models.PROTECT, null=True, blank=True, related_name="budgets"
+    )
     feature = models.CharField(max_length=100, blank=True)
     model = models.CharField(max_length=200, blank=True)
     end_user = models.CharField(max_length=200, blank=True)
     measure = models.CharField(max_length=16, choices=Measure, default=Measure.PRICE)
-    limit = models.DecimalField(max_digits=24, decimal_places=6, help_text="Currency units, tokens or requests.")
+    limit = models.DecimalField(
+        max_digits=24, decimal_places=6, help_text="Currency units, tokens or requests."
+    )
     mode = models.CharField(max_length=16, choices=Mode, default=Mode.HARD)
     window = models.CharField(max_length=16, choices=Window, default=Window.MONTH)
     anchor_day = models.PositiveSmallIntegerField(default=1)
     week_start = models.PositiveSmallIntegerField(default=0, help_text="0 is Monday.")
-    thresholds = ArrayField(models.PositiveSmallIntegerField(), default=list, blank=True, help_text="Percent of the limit.")
+    thresholds = ArrayField(
+        models.PositiveSmallIntegerField(), default=list, blank=True, help_text="Percent of the limit."
+    )
     is_enabled = models.BooleanField(default=True)
 
     objects = OwnedQuerySet["Budget"].as_manager()
 
     class Meta:
         ordering = ("-id",)
-        constraints = (models.CheckConstraint(condition=models.Q(limit__gte=0), name="budget_limit_not_negative"),)
+        constraints = (
+            models.CheckConstraint(condition=models.Q(limit__gte=0), name="budget_limit_not_negative"),
+        )
 
     def __str__(self) -> str:
         return f"{self.limit} {self.measure} per {self.window} of {self.tenant}"

@@ -17,7 +17,9 @@ class Plan(Stamped):
     class Meta:
         ordering = ("slug",)
         constraints = (
-            models.UniqueConstraint(fields=("is_default",), condition=models.Q(is_default=True), name="one_default_plan"),
+            models.UniqueConstraint(
+                fields=("is_default",), condition=models.Q(is_default=True), name="one_default_plan"
+            ),
         )
 
     def __str__(self) -> str:
@@ -25,7 +27,7 @@ class Plan(Stamped):
 
 
 class PlanVersion(models.Model):
-    """One immutable wording of a plan; the highest number is sold. `charges` are rated by billing.rating (R7)."""
+    """One immutable wording of a plan; the highest number is sold. billing.rating applies `charges` (R7)."""
 
     class Interval(models.TextChoices):
         MONTH = "month"
@@ -38,8 +40,12 @@ class PlanVersion(models.Model):
     interval = models.CharField(max_length=8, choices=Interval, default=Interval.MONTH)
     base_amount = models.DecimalField(max_digits=20, decimal_places=4, default=0)
     charges = models.JSONField(default=list)
-    allowed_models = ArrayField(models.CharField(max_length=200), default=list, blank=True, help_text="Empty means all.")
-    limits = models.JSONField(default=dict, blank=True, help_text="limit_rpm, limit_tpm, max_concurrent per tenant.")
+    allowed_models = ArrayField(
+        models.CharField(max_length=200), default=list, blank=True, help_text="Empty means all."
+    )
+    limits = models.JSONField(
+        default=dict, blank=True, help_text="limit_rpm, limit_tpm, max_concurrent per tenant."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -64,8 +70,12 @@ class Subscription(Stamped):
     class Meta:
         ordering = ("-start",)
         constraints = (
-            models.UniqueConstraint(fields=("tenant",), condition=models.Q(end__isnull=True), name="one_current_subscription"),
-            models.CheckConstraint(condition=models.Q(anchor_day__gte=1, anchor_day__lte=31), name="anchor_day_in_month"),
+            models.UniqueConstraint(
+                fields=("tenant",), condition=models.Q(end__isnull=True), name="one_current_subscription"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(anchor_day__gte=1, anchor_day__lte=31), name="anchor_day_in_month"
+            ),
         )
 
     def __str__(self) -> str:

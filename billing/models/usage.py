@@ -1,6 +1,7 @@
-"""The ledger and its rollups. Ledger rows are only ever added (a trigger refuses all else); rollups are sums of them.
+"""The ledger and its rollups. Ledger rows are only ever added (a trigger refuses all else).
 
-The tables are partitioned by PostgreSQL; migrations 0002 onward create them by hand.
+Rollups are sums of the ledger, written in its transaction. The tables are partitioned by PostgreSQL;
+migration 0003 creates them by hand.
 """
 
 from django.db import models
@@ -36,7 +37,9 @@ class UsageEvent(models.Model):
     region = models.CharField(max_length=32)
     service_tier = models.CharField(max_length=32)
     policy = models.CharField(max_length=80)
-    status = models.CharField(max_length=16)  # ok, error, cut (stream broke), cancelled (client left), unknown
+    status = models.CharField(
+        max_length=16
+    )  # ok, error, cut (stream broke), cancelled (client left), unknown
     error_type = models.CharField(max_length=32)
     is_final = models.BooleanField()
     is_stream = models.BooleanField()
@@ -68,8 +71,8 @@ class UsageHour(models.Model):
     """Sums of the ledger per UTC hour and business dimensions."""
 
     pk = models.CompositePrimaryKey(
-        "hour", "tenant_id", "feature", "plan_version_id", "operation", "provider", "model", "region", "status",
-        "is_byok", "cost_currency", "price_currency",
+        "hour", "tenant_id", "feature", "plan_version_id", "operation", "provider", "model", "region",
+        "status", "is_byok", "cost_currency", "price_currency",
     )  # fmt: skip
     hour = models.DateTimeField()
     tenant_id = models.UUIDField()
@@ -104,13 +107,17 @@ class UsageHour(models.Model):
 
 
 class UsageKeyHour(models.Model):
-    """Sums of the ledger per UTC hour, key and model."""
+    """Sums of the ledger per UTC hour, key, model and currencies."""
 
-    pk = models.CompositePrimaryKey("hour", "tenant_id", "api_key_id", "model")
+    pk = models.CompositePrimaryKey(
+        "hour", "tenant_id", "api_key_id", "model", "cost_currency", "price_currency"
+    )
     hour = models.DateTimeField()
     tenant_id = models.UUIDField()
     api_key_id = models.UUIDField()
     model = models.CharField(max_length=200)
+    cost_currency = models.CharField(max_length=3)
+    price_currency = models.CharField(max_length=3)
     requests = models.BigIntegerField()
     tokens = models.BigIntegerField()
     cost_pico = models.DecimalField(max_digits=38, decimal_places=0)
@@ -125,7 +132,10 @@ class UsageKeyHour(models.Model):
 
 
 class UsageLatencyHour(models.Model):
-    """A mergeable latency histogram per UTC hour: `bucket` i counts final rows up to BOUNDS_MS[i] (usage.histogram)."""
+    """A mergeable latency histogram per UTC hour: `bucket` i counts final rows up to BOUNDS_MS[i].
+
+    The bounds are usage.histogram's.
+    """
 
     pk = models.CompositePrimaryKey("hour", "tenant_id", "provider", "model", "bucket")
     hour = models.DateTimeField()

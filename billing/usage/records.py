@@ -1,0 +1,73 @@
+"""The one sentence a call says to the ledger: a usage record, made by the pipeline and stored by `ingest`.
+
+Plain data for the hot path. Nothing here may import Django or change a record once it is made.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+type Kind = Literal["usage", "reversal", "replacement", "rerate", "adjustment"]
+type Status = Literal["ok", "error", "cut", "cancelled", "unknown"]
+type Source = Literal["provider", "estimated", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """One attempt at a provider: the columns of UsageEvent in their order, `recorded_at` aside.
+
+    `occurred_at` must be the instant in the request's UUIDv7 (`tenants.ids.instant_of`): a repeated
+    record then meets the row it repeats. Token counts are disjoint: `input_tokens` leaves out the cache
+    parts, `output_tokens` leaves out reasoning; `cache_write_tokens` holds both lifetimes. All other
+    components (audio, images, searches …) stand in `other_units`. Amounts are pico-units of their
+    currency, None means unpriced. `cost_components` sums to `cost_pico`. `is_final` marks the attempt
+    that answered the caller, or the last that failed to.
+    """
+
+    occurred_at: datetime
+    request_id: UUID
+    attempt: int = 0
+    kind: Kind = "usage"
+    tenant_id: UUID
+    api_key_id: UUID
+    plan_version_id: UUID
+    feature: str = ""
+    end_user: str = ""
+    operation: str
+    request_model: str
+    model: str
+    provider: str
+    provider_model: str
+    endpoint_id: UUID
+    region: str = ""
+    service_tier: str = ""
+    policy: str = ""
+    status: Status
+    error_type: str = ""
+    is_final: bool = True
+    is_stream: bool = False
+    is_byok: bool = False
+    usage_source: Source
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    other_units: Mapping[str, int] | None = None
+    cost_pico: int | None
+    cost_currency: str
+    price_pico: int | None
+    price_currency: str
+    cost_components: Mapping[str, int] | None = None
+    latency_ms: int
+    first_byte_ms: int | None = None
+
+    def as_row(self) -> tuple[Any, ...]:
+        """The values in column order, JSON columns as mappings."""
+        return tuple(getattr(self, name) for name in COLUMNS)
+
+
+COLUMNS: tuple[str, ...] = tuple(UsageRecord.__dataclass_fields__)
+"""Ledger columns that a record fills, in order."""
