@@ -49,7 +49,10 @@ class Tenant(Stamped):
     timezone = models.CharField(max_length=64, default="UTC")
     currency = models.CharField(max_length=3, default="USD")
     region_policy = ArrayField(
-        models.CharField(max_length=32), default=list, blank=True, help_text="Regions its data may go to; empty means all."
+        models.CharField(max_length=32),
+        default=list,
+        blank=True,
+        help_text="Regions its data may go to; empty means all.",
     )
     config_version = models.BigIntegerField(default=0, editable=False, db_index=True)
 
@@ -83,7 +86,9 @@ class UserManager(BaseUserManager["User"]):
 
     def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":
         return self.create_user(
-            email, password, **{"is_staff": True, "is_superuser": True, "operator_role": User.OperatorRole.OWNER, **fields}
+            email,
+            password,
+            **{"is_staff": True, "is_superuser": True, "operator_role": User.OperatorRole.OWNER, **fields},
         )
 
 
@@ -99,7 +104,9 @@ class User(Stamped, AbstractBaseUser, PermissionsMixin):
 
     email = models.EmailField(unique=True)
     name = models.CharField(max_length=200, blank=True)
-    operator_role = models.CharField(max_length=16, choices=OperatorRole, default=OperatorRole.NONE, blank=True)
+    operator_role = models.CharField(
+        max_length=16, choices=OperatorRole, default=OperatorRole.NONE, blank=True
+    )
     timezone = models.CharField(max_length=64, default="UTC")
     is_active = models.BooleanField(default=True)
     is_staff = models.BooleanField(default=False, help_text="May enter the break-glass admin.")
@@ -152,21 +159,29 @@ class ApiKey(Stamped):
     or expired key must go on explaining old ledger rows.
     """
 
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="api_keys")
+    tenant = models.ForeignKey(
+        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="api_keys"
+    )
     public_id = models.CharField(max_length=32, unique=True)
     digest = models.BinaryField(max_length=32)
     pepper_id = models.CharField(max_length=16)
     last_four = models.CharField(max_length=4)
     name = models.CharField(max_length=100)
     scopes = ArrayField(models.CharField(max_length=64))
-    allowed_models = ArrayField(models.CharField(max_length=200), default=list, blank=True, help_text="Empty means all.")
-    allowed_ips = ArrayField(models.CharField(max_length=64), default=list, blank=True, help_text="CIDR ranges; empty means all.")
+    allowed_models = ArrayField(
+        models.CharField(max_length=200), default=list, blank=True, help_text="Empty means all."
+    )
+    allowed_ips = ArrayField(
+        models.CharField(max_length=64), default=list, blank=True, help_text="CIDR ranges; empty means all."
+    )
     limit_rpm = models.PositiveIntegerField(null=True, blank=True)
     limit_tpm = models.PositiveBigIntegerField(null=True, blank=True)
     max_concurrent = models.PositiveIntegerField(null=True, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
-    replaced_by = models.OneToOneField("self", on_delete=models.PROTECT, null=True, blank=True, related_name="replaces")
+    replaced_by = models.OneToOneField(
+        "self", on_delete=models.PROTECT, null=True, blank=True, related_name="replaces"
+    )
     last_used_at = models.DateTimeField(null=True, blank=True)
     created_by = models.CharField(max_length=254, blank=True)
     config_version = models.BigIntegerField(default=0, editable=False, db_index=True)
@@ -183,7 +198,9 @@ class ApiKey(Stamped):
 class DataKey(Stamped):
     """A tenant's data key (AES-256), wrapped by a master key. `tenant` empty: the operator's own."""
 
-    tenant = models.OneToOneField(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="data_key")
+    tenant = models.OneToOneField(
+        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="data_key"
+    )
     wrapped = models.BinaryField()
     master_key_id = models.CharField(max_length=32, db_index=True)
 

@@ -64,4 +64,8 @@ def grants(held: Collection[str], scope: str) -> bool:
 
 def is_scope(value: str) -> bool:
     """Whether `value` may stand on a key: a scope, an `area:*` of one, or `*`."""
-    return value in SCOPES or value == "*" or (value.endswith(":*") and any(s.startswith(value[:-1]) for s in SCOPES))
+    return (
+        value in SCOPES
+        or value == "*"
+        or (value.endswith(":*") and any(s.startswith(value[:-1]) for s in SCOPES))
+    )

@@ -1,0 +1,213 @@
+"""The audit trail: one event per write, hash-chained per tenant, in the transaction of the write itself.
+
+Must never hold a secret, and must never be skipped: if the event cannot be written, neither is the change.
+The chain proves that no event was altered, dropped or reordered since; somebody who can rewrite the whole
+table could forge a whole chain, so keep the head hashes that `verify_audit` prints outside the database.
+"""
+
+import contextlib
+import hashlib
+import ipaddress
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from django.db import connection
+from django.http import HttpRequest
+from django.utils import timezone
+
+from tenants.models import AuditEvent, AuditHead, Tenant
+from tenants.principal import Principal
+
+OPERATOR_CHAIN: Final = UUID(int=0)
+MASK: Final = "***"
+_SECRET_NAME: Final = re.compile(
+    r"(^|_)(secret|password|passphrase|token|api_key|private_key|digest|wrapped|authorization|pepper)$",
+    re.IGNORECASE,
+)
+_SECRET_VALUE: Final = re.compile(r"\bth_[0-9A-Za-z]{12}_[0-9A-Za-z]{20,}")
+_FLOAT_INTEGERS_FROM: Final = 1e16  # from here on Python prints an exponent, and jsonb gives back an integer
+
+type Json = bool | int | float | str | list[Json] | dict[str, Json] | None
+
+
+@dataclass(slots=True)
+class Origin:
+    """Where the writes of this request come from, and how many events they have left so far."""
+
+    ip: str | None = None
+    request_id: str = ""
+    events: int = 0
+
+
+_origin: ContextVar[Origin | None] = ContextVar("tollhouse_audit_origin", default=None)
+
+
+@contextlib.contextmanager
+def origin(*, ip: str | None, request_id: str) -> Iterator[Origin]:
+    """Set by an entrance (API, console): every `record` inside takes its address and request id from here."""
+    here = Origin(ip=ip, request_id=request_id)
+    token = _origin.set(here)
+    try:
+        yield here
+    finally:
+        _origin.reset(token)
+
+
+def client_ip(request: HttpRequest) -> str | None:
+    """The peer's address; None behind a unix socket. Forwarded headers are the server's business."""
+    try:
+        return str(ipaddress.ip_address(request.META.get("REMOTE_ADDR") or ""))
+    except ValueError:
+        return None
+
+
+def record(
+    *,
+    principal: Principal,
+    action: str,
+    object_type: str,
+    object_id: object,
+    tenant: Tenant | None,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    ip: str | None = None,
+    request_id: str = "",
+    at: datetime | None = None,
+) -> AuditEvent:
+    """Append one event to the tenant's chain (the operator's when `tenant` is None) and return it.
+
+    Holds the chain's row lock until the caller's transaction ends. Secrets are masked. Values that JSON
+    does not know are written as text.
+    """
+    if not connection.in_atomic_block:
+        msg = "record() belongs into the transaction of the change"
+        raise RuntimeError(msg)
+    here = _origin.get()
+    if here is not None:
+        here.events += 1
+        ip, request_id = ip or here.ip, request_id or here.request_id
+    chain = tenant.id if tenant else OPERATOR_CHAIN
+    AuditHead.objects.bulk_create([AuditHead(chain=chain)], ignore_conflicts=True)
+    head = AuditHead.objects.select_for_update().get(chain=chain)
+    event = AuditEvent(
+        chain=chain,
+        sequence=head.sequence + 1,
+        at=at or timezone.now(),
+        tenant=tenant,
+        actor_kind=principal.kind,
+        actor_id=principal.id,
+        actor_label=principal.label,
+        action=action,
+        object_type=object_type,
+        object_id=str(object_id),
+        before=None if before is None else masked(before),
+        after=None if after is None else masked(after),
+        ip=ip,
+        request_id=request_id,
+        previous_hash=bytes(head.hash),
+    )
+    event.hash = hash_of(event)
+    event.save(force_insert=True)
+    AuditHead.objects.filter(chain=chain).update(sequence=event.sequence, hash=event.hash)
+    return event
+
+
+def masked(value: object, name: str = "") -> Json:
+    """`value` as plain JSON that survives jsonb unchanged, secrets replaced by `MASK`."""
+    if name and _SECRET_NAME.search(name) and value not in (None, ""):
+        return MASK
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
+        return int(value) if abs(value) >= _FLOAT_INTEGERS_FROM else value + 0.0
+    if isinstance(value, Mapping):
+        return {str(key): masked(item, str(key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [masked(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return [masked(item) for item in sorted(value)]
+    if isinstance(value, (bytes, memoryview)):
+        return MASK
+    return _SECRET_VALUE.sub(MASK, str(value))
+
+
+def hash_of(event: AuditEvent) -> bytes:
+    """SHA-256 over the event's content and its predecessor's hash."""
+    content = [
+        str(event.chain),
+        event.sequence,
+        event.at.astimezone(UTC).isoformat(),
+        str(event.tenant_id) if event.tenant_id else None,
+        event.actor_kind,
+        str(event.actor_id) if event.actor_id else None,
+        event.actor_label,
+        event.action,
+        event.object_type,
+        event.object_id,
+        event.before,
+        event.after,
+        event.ip,
+        event.request_id,
+        bytes(event.previous_hash).hex(),
+    ]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class ChainProof:
+    """What the walk over one chain found. `error` is empty when it holds; `head` is the last hash."""
+
+    chain: UUID
+    events: int
+    head: bytes
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The walk over all chains asked for."""
+
+    chains: tuple[ChainProof, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not any(chain.error for chain in self.chains)
+
+
+def verify(chain: UUID | None = None) -> Proof:
+    """Recompute one chain, or all of them. Events without a head, and heads without events, are errors."""
+    heads = {head.chain: head for head in AuditHead.objects.all()}
+    written = set(AuditEvent.objects.order_by().values_list("chain", flat=True).distinct())
+    known = sorted(written | heads.keys()) if chain is None else [chain]
+    return Proof(tuple(_walk(each, heads.get(each)) for each in known))
+
+
+def _walk(chain: UUID, head: AuditHead | None) -> ChainProof:
+    previous, sequence = bytes(32), 0
+    error = ""
+    for event in AuditEvent.objects.filter(chain=chain).order_by("sequence").iterator(chunk_size=1000):
+        if head is not None and event.sequence > head.sequence and not error:
+            later = AuditHead.objects.get(chain=chain)  # written while we walked, or beyond its head
+            head = later if later.sequence >= event.sequence else head
+        if event.sequence != sequence + 1:
+            error = error or f"event {sequence + 1} is missing"
+        elif bytes(event.previous_hash) != previous:
+            error = error or f"event {event.sequence} does not follow event {sequence}"
+        if hash_of(event) != bytes(event.hash):
+            error = error or f"event {event.sequence} was altered"
+        previous, sequence = bytes(event.hash), event.sequence
+    if not error and head is None:
+        error = "the chain has no head"
+    if not error and head is not None and (head.sequence != sequence or bytes(head.hash) != previous):
+        error = f"the head says event {head.sequence}, the chain ends at event {sequence}"
+    return ChainProof(chain=chain, events=sequence, head=previous, error=error)

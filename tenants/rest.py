@@ -1,0 +1,570 @@
+"""The frame of the control plane's REST API: who may, what is read strictly, what a write must leave behind.
+
+Derive from `Resource` (all verbs), `ReadResource` (list and retrieve) or, for anything else, `Guarded`. A
+view declares its scopes or is refused to everybody. What each kind of object needs:
+
+* Platform-wide (providers): `read_scope`, `write_scope`, `section`. Only operators get in; with
+  `is_open_to_tenants = True` whoever holds `read_scope` in any tenant may read.
+* Tenant-owned at the top level (/budgets/): a model with `tenant` and an `OwnedQuerySet`; the serializer's
+  `tenant` is a `TenantField`. Rows of other tenants do not exist.
+* Tenant-owned and nested: mount under `tenants/<slug:tenant>/…`; `self.tenant` is set, the queryset is
+  narrowed to it (by `tenant_lookup`), and new rows get it.
+
+    class ProviderResource(Resource[Provider]):
+        queryset = Provider.objects.all()
+        serializer_class = ProviderSerializer      # a StrictSerializer
+        read_scope, write_scope = "providers:read", "providers:write"
+        section = "routing"                         # bumped with every write
+        lookup_field = "slug"
+        filters = {"kind": "kind"}                  # ?kind=… ; other parameters are refused
+
+Every write runs in one transaction with its Idempotency-Key, its audit event and its config version; one
+that leaves no audit event is rolled back with an error. `perform_create/update/destroy` do that by default;
+override them to call a verb that audits itself, or call `self.record(...)`. A POST that changes nothing
+(simulate, test) goes into `readonly_actions`; an action with a scope of its own into `action_scopes`.
+Answers are replayed without the fields in `secret_fields`: a key's text is shown once, even so.
+"""
+
+import base64
+import logging
+import math
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any, ClassVar, Final, cast
+
+import orjson
+import psycopg.errors
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import ValidationError as DjangoValidationError
+from django.db import DatabaseError, DataError, IntegrityError, models, transaction
+from django.http import Http404, HttpRequest
+from django.utils import timezone
+from rest_framework import exceptions, mixins, serializers
+from rest_framework.pagination import BasePagination
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+from rest_framework.viewsets import GenericViewSet
+
+from tenants import audit, idempotency, versions
+from tenants.errors import ApiError
+from tenants.ids import uuid7
+from tenants.models import Tenant
+from tenants.principal import Principal
+
+MAX_BODY_BYTES: Final = 1024 * 1024
+MAX_JSON_DEPTH: Final = 32
+MAX_LIMIT: Final = 200
+_SAFE_METHODS: Final = ("GET", "HEAD")
+_SHOWN_ERRORS: Final = 5
+
+logger = logging.getLogger(__name__)
+
+
+# ------------------------------------------------------------------ errors
+
+
+def request_id_of(request: HttpRequest) -> str:
+    """The id of this request, ours always: a client's X-Request-Id is not echoed."""
+    request_id = getattr(request, "tollhouse_request_id", None)
+    if request_id is None:
+        request_id = str(uuid7())
+        request.tollhouse_request_id = request_id  # type: ignore[attr-defined]  # rides on the request
+    return str(request_id)
+
+
+def error_response(exc: Exception, context: Mapping[str, Any]) -> Response:
+    """DRF's exception handler: every exception becomes API.md's error object, unknown ones a logged 500."""
+    request = context.get("request")
+    http_request = request._request if isinstance(request, Request) else request
+    request_id = request_id_of(http_request) if http_request is not None else str(uuid7())
+    error = _api_error(exc)
+    if error.status >= 500:
+        logger.error("%s in request %s", type(exc).__name__, request_id, exc_info=exc)
+    headers = {"X-Request-Id": request_id}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="tollhouse"'
+    return Response(error.body(request_id), status=error.status, headers=headers)
+
+
+def _api_error(exc: Exception) -> ApiError:
+    match exc:
+        case ApiError():
+            return exc
+        case exceptions.ValidationError():
+            return _invalid(exc.detail)
+        case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():
+            return ApiError("invalid_api_key", "Give an API key: 'Authorization: Bearer <key>'.")
+        case exceptions.PermissionDenied() | PermissionDenied():
+            return ApiError("permission_denied", str(exc) or "You may not do this.")
+        case exceptions.NotFound() | Http404():
+            return ApiError("not_found", "There is no such object.")
+        case exceptions.MethodNotAllowed():
+            return ApiError("method_not_allowed", str(exc.detail))
+        case exceptions.UnsupportedMediaType():
+            return ApiError("unsupported_media_type", str(exc.detail))
+        case exceptions.Throttled():
+            return ApiError("rate_limit_exceeded", str(exc.detail), retry_after_s=getattr(exc, "wait", None))
+        case exceptions.APIException() if exc.status_code < 500:
+            return ApiError("invalid_request", str(exc.detail))
+        case RequestDataTooBig():
+            return ApiError("payload_too_large", "The request body is too large.")
+        case SuspiciousOperation():
+            return ApiError("invalid_request", "The request is malformed.")
+        case DjangoValidationError():
+            return ApiError("invalid_request", "; ".join(exc.messages))
+        case IntegrityError():
+            return _integrity_error(exc)
+        case DataError():
+            return ApiError(
+                "invalid_request", "A value is out of range or holds characters that cannot be stored."
+            )
+        case DatabaseError():
+            return ApiError("overloaded", "The database is not available.", retry_after_s=1)
+    return ApiError("internal_error", "Something went wrong on our side.")
+
+
+def _integrity_error(exc: IntegrityError) -> ApiError:
+    cause = exc.__cause__
+    if isinstance(cause, (psycopg.errors.CheckViolation, psycopg.errors.NotNullViolation)):
+        return ApiError(
+            "invalid_request", f"The values break the rule {cause.diag.constraint_name or 'not null'!r}."
+        )
+    if isinstance(exc, (models.ProtectedError, models.RestrictedError)):
+        return ApiError("conflict", "Other objects still refer to this one.")
+    return ApiError("conflict", "This conflicts with an object that exists.")
+
+
+def _invalid(detail: Any) -> ApiError:
+    found = list(_flatten(detail, ""))
+    param, first = found[0]
+    message = "; ".join(f"{path}: {each}" if path else str(each) for path, each in found[:_SHOWN_ERRORS])
+    code = "conflict" if first.code == "unique" else "invalid_request"
+    return ApiError(code, message, param=param or None)
+
+
+def _flatten(detail: Any, path: str) -> Collection[tuple[str, exceptions.ErrorDetail]]:
+    if isinstance(detail, Mapping):
+        found: list[tuple[str, exceptions.ErrorDetail]] = []
+        for name, each in detail.items():
+            here = path if name == "non_field_errors" else f"{path}.{name}" if path else str(name)
+            found += _flatten(each, here)
+        return found
+    if isinstance(detail, list):
+        found = []
+        for index, each in enumerate(detail):
+            found += _flatten(each, f"{path}.{index}" if isinstance(each, (Mapping, list)) else path)
+        return found
+    return [(path, detail)]
+
+
+# ------------------------------------------------------------------ what comes in
+
+
+class StrictJSONParser(BaseParser):
+    """One JSON object in UTF-8: no NaN, no lone surrogates, no deep nesting, no more than the body limit."""
+
+    media_type = "application/json"
+
+    def parse(
+        self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Raises ApiError: payload_too_large, invalid_request."""
+        view = (parser_context or {}).get("view")
+        limit = getattr(view, "max_body_bytes", MAX_BODY_BYTES)
+        parameters = dict(part.strip().partition("=")[::2] for part in (media_type or "").split(";")[1:])
+        charset = parameters.get("charset", "utf-8").strip('"').lower()
+        if charset not in ("utf-8", "utf8"):
+            raise ApiError("invalid_request", "The body must be UTF-8.")
+        raw = stream.read(limit + 1)
+        if len(raw) > limit:
+            raise ApiError("payload_too_large", f"The body may hold {limit} bytes.")
+        try:
+            body = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise ApiError("invalid_request", f"The body is not valid JSON: {error}.") from error
+        if not isinstance(body, dict):
+            raise ApiError("invalid_request", "The body must be a JSON object.")
+        if _is_deeper_than(body, MAX_JSON_DEPTH):
+            raise ApiError("invalid_request", f"The body is nested more than {MAX_JSON_DEPTH} levels deep.")
+        return body
+
+
+def _is_deeper_than(value: object, levels: int) -> bool:
+    layer: list[object] = [value]
+    for _ in range(levels):
+        layer = [
+            inner
+            for outer in layer
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not layer:
+            return False
+    return True
+
+
+class StrictSerializer(serializers.Serializer):  # type: ignore[type-arg]  # mixed into serializers of any model
+    """Mixin (put it first): refuses fields it does not know or that only we set, instead of dropping them."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Raises ApiError unknown_field with the field's path as `param`."""
+        if isinstance(data, Mapping):
+            for name in data:
+                field = self.fields.get(str(name))
+                if field is None or field.read_only or isinstance(field, serializers.HiddenField):
+                    reason = "is read-only" if field is not None and field.read_only else "is unknown"
+                    path = ".".join((*_path_of(self), str(name)))
+                    raise ApiError("unknown_field", f"The field {path!r} {reason}.", param=path)
+        return super().to_internal_value(data)
+
+
+def _path_of(field: serializers.Field[Any, Any, Any, Any]) -> tuple[str, ...]:
+    parent = getattr(field, "parent", None)
+    if parent is None:
+        return ()
+    return (*_path_of(parent), field.field_name) if field.field_name else _path_of(parent)
+
+
+class TenantField(serializers.SlugRelatedField[Tenant]):
+    """A tenant by its slug, among those the principal has any business with. A stranger's does not exist."""
+
+    def __init__(self, **options: Any) -> None:
+        if not options.get("read_only"):
+            options.setdefault("queryset", Tenant.objects.all())
+        super().__init__(slug_field="slug", **options)
+
+    def get_queryset(self) -> models.QuerySet[Tenant]:
+        tenants = Tenant.objects.all()
+        principal = self.context["request"].user
+        if principal.is_operator:
+            return tenants
+        return tenants.filter(id__in=list(principal.tenant_scopes))
+
+
+class Cursor(BasePagination):
+    """`{"data": [...], "next_cursor": …}`; ?cursor and ?limit (1 to 200).
+
+    Pages follow the view's `ordering`, one unique column ("-id" unless it says otherwise), so rows that are
+    added or removed meanwhile are never shown twice nor make others disappear.
+    """
+
+    default_limit = 50
+    ordering = "-id"
+    _next: str | None = None
+
+    def paginate_queryset(  # type: ignore[override]  # never a plain sequence here
+        self, queryset: models.QuerySet[Any], request: Request, view: Any = None
+    ) -> list[Any]:
+        """Raises ApiError invalid_request for a limit out of range or a cursor that is not ours."""
+        ordering = getattr(view, "ordering", None) or self.ordering
+        column, limit = ordering.lstrip("-"), self._limit(request)
+        cursor = request.query_params.get("cursor")
+        if cursor is not None:
+            queryset = queryset.filter(**self._after(cursor, ordering))
+        try:
+            rows = list(queryset.order_by(ordering)[: limit + 1])
+        except DataError as error:
+            raise _foreign_cursor() from error
+        if len(rows) > limit:
+            last = str(getattr(rows[limit - 1], column)).encode()
+            self._next = base64.urlsafe_b64encode(last).decode().rstrip("=")
+        return rows[:limit]
+
+    def get_paginated_response(self, data: Any) -> Response:
+        return Response({"data": data, "next_cursor": self._next})
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "required": ["data", "next_cursor"],
+            "properties": {"data": schema, "next_cursor": {"type": ["string", "null"]}},
+        }
+
+    def get_schema_operation_parameters(self, view: object) -> list[dict[str, Any]]:
+        limits = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": self.default_limit}
+        return [
+            {"name": "cursor", "in": "query", "required": False, "schema": {"type": "string"}},
+            {"name": "limit", "in": "query", "required": False, "schema": limits},
+        ]
+
+    def _limit(self, request: Request) -> int:
+        given = request.query_params.get("limit")
+        if given is None:
+            return self.default_limit
+        if not given.isascii() or not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= MAX_LIMIT:
+            raise ApiError("invalid_request", f"limit must be between 1 and {MAX_LIMIT}.", param="limit")
+        return int(given)
+
+    def _after(self, cursor: str, ordering: str) -> dict[str, str]:
+        try:
+            position = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        except ValueError as error:
+            raise _foreign_cursor() from error
+        return {f"{ordering.lstrip('-')}__{'lt' if ordering.startswith('-') else 'gt'}": position}
+
+
+def _foreign_cursor() -> ApiError:
+    return ApiError("invalid_request", "This cursor is not one of ours.", param="cursor")
+
+
+# ------------------------------------------------------------------ the frame of every view
+
+
+class Guarded(APIView):
+    """Scopes, one transaction per write, idempotency, audit, request ids: for any view (see the module)."""
+
+    read_scope: ClassVar[str | None] = None
+    write_scope: ClassVar[str | None] = None
+    action_scopes: ClassVar[Mapping[str, str]] = {}
+    readonly_actions: ClassVar[Collection[str]] = ()
+    section: ClassVar[str | None] = None
+    audit_type: ClassVar[str] = ""
+    secret_fields: ClassVar[Collection[str]] = ()
+    is_open_to_tenants: ClassVar[bool] = False
+    max_body_bytes: ClassVar[int] = MAX_BODY_BYTES
+    tenant_kwarg: ClassVar[str] = "tenant"
+    http_method_names = ["get", "post", "put", "patch", "delete", "head"]
+
+    tenant: Tenant | None = None
+
+    @property
+    def principal(self) -> Principal:
+        return cast("Principal", self.request.user)
+
+    # -- may they?
+
+    def scope_wanted(self) -> str | None:
+        """The scope this request needs; None refuses it."""
+        action = getattr(self, "action", None)
+        if action is not None and action in self.action_scopes:
+            return self.action_scopes[action]
+        return self.read_scope if self.request.method in _SAFE_METHODS else self.write_scope
+
+    def authorize(self, principal: Principal) -> None:
+        """Called before the handler. Raises ApiError permission_denied; not_found for a stranger's tenant."""
+        scope = self.scope_wanted()
+        if scope is None:
+            raise ApiError("permission_denied", "This operation is not open.")
+        slug = self.kwargs.get(self.tenant_kwarg)
+        if slug is not None:
+            self.tenant = Tenant.objects.filter(slug=slug).first()
+            if self.tenant is None or not _knows(principal, self.tenant):
+                raise ApiError("not_found", "There is no such tenant.")
+            self.require(scope, self.tenant)
+        elif not self._may_somewhere(principal, scope):
+            raise _lacks(scope)
+
+    def authorize_object(self, principal: Principal, obj: models.Model) -> None:
+        """Called for every object fetched by `get_object`. Raises ApiError permission_denied."""
+        scope = self.scope_wanted()
+        if scope is None:
+            raise ApiError("permission_denied", "This operation is not open.")
+        is_open = self.is_open_to_tenants and self.request.method in _SAFE_METHODS
+        if not is_open:
+            self.require(scope, tenant_of(obj))
+
+    def require(self, scope: str, tenant: Tenant | None) -> None:
+        """Raise ApiError permission_denied unless the principal holds `scope` there (None: the platform)."""
+        if not self.principal.can(scope, tenant.id if tenant else None):
+            raise _lacks(scope)
+
+    def _may_somewhere(self, principal: Principal, scope: str) -> bool:
+        if principal.can(scope):
+            return True
+        is_owned = hasattr(getattr(self, "queryset", None), "visible_to")
+        is_open = self.is_open_to_tenants and self.request.method in _SAFE_METHODS
+        return (is_owned or is_open) and bool(principal.tenants_with(scope))
+
+    # -- the life of a request
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        self._refuse_large_body(request)
+        super().initial(request, *args, **kwargs)
+        method = str(request.method).lower()
+        handler = getattr(self, method, None)
+        if handler is None:
+            raise exceptions.MethodNotAllowed(str(request.method))
+        if request.method not in _SAFE_METHODS and getattr(self, "action", None) not in self.readonly_actions:
+            setattr(self, method, partial(self._write, handler))  # DRF looks the handler up after initial()
+
+    def _refuse_large_body(self, request: Request) -> None:
+        declared = request.META.get("CONTENT_LENGTH") or ""
+        if not declared and request.META.get("HTTP_TRANSFER_ENCODING"):
+            raise ApiError("invalid_request", "Send the body with a Content-Length.")
+        if declared.isdecimal() and int(declared) > self.max_body_bytes:
+            raise ApiError("payload_too_large", f"The body may hold {self.max_body_bytes} bytes.")
+
+    def _write(
+        self, handler: Callable[..., Response], request: Request, *args: Any, **kwargs: Any
+    ) -> Response:
+        key = request.headers.get("Idempotency-Key")
+        claimed: idempotency.Claim | None = None
+        ip, request_id = audit.client_ip(request._request), request_id_of(request._request)
+        with transaction.atomic(), audit.origin(ip=ip, request_id=request_id) as origin:
+            if key is not None:
+                fingerprint = idempotency.fingerprint_of(
+                    method=str(request.method), path=request.get_full_path(), body=request.data
+                )
+                found = idempotency.claim(
+                    principal=self.principal, key=key, fingerprint=fingerprint, now=timezone.now()
+                )
+                if isinstance(found, idempotency.Replay):
+                    return Response(found.body, found.status, headers={"Idempotent-Replayed": "true"})
+                claimed = found
+            response = handler(request, *args, **kwargs)
+            if response.status_code >= 400:
+                transaction.set_rollback(True)
+                return response
+            if not origin.events:
+                msg = f"{type(self).__name__} wrote without an audit event"
+                raise RuntimeError(msg)
+            if claimed is not None:
+                idempotency.keep(
+                    claimed, status=response.status_code, body=self._without_secrets(response.data)
+                )
+        return response
+
+    def _without_secrets(self, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            data = {name: None if name in self.secret_fields else value for name, value in data.items()}
+        return plain(data)
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        response.headers["X-Request-Id"] = request_id_of(getattr(request, "_request", request))
+        response.headers["Cache-Control"] = "no-store"
+        return super().finalize_response(request, response, *args, **kwargs)
+
+    # -- what a write leaves behind
+
+    def record(
+        self,
+        verb: str,
+        obj: models.Model,
+        *,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Bump the section and append the audit event `<audit_type>.<verb>`: in this order, as everywhere."""
+        if self.section is not None:
+            versions.bump(self.section)
+        audit_type = self.audit_type or str(obj._meta.model_name)
+        audit.record(
+            principal=self.principal,
+            action=f"{audit_type}.{verb}",
+            object_type=audit_type,
+            object_id=obj.pk,
+            tenant=tenant_of(obj),
+            before=before,
+            after=after,
+        )
+
+
+class ReadResource[M: models.Model](
+    Guarded, mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet[M]
+):
+    """List and retrieve. `filters` maps a query parameter to an ORM lookup; others are refused."""
+
+    filters: ClassVar[Mapping[str, str]] = {}
+    tenant_lookup: ClassVar[str] = "tenant"
+    ordering: ClassVar[str] = "-id"
+
+    def get_queryset(self) -> models.QuerySet[M]:
+        """The rows that exist for this principal: its tenants', or those of the tenant in the path."""
+        rows = super().get_queryset()
+        if self.tenant is not None:
+            return rows.filter(**{self.tenant_lookup: self.tenant})
+        if not hasattr(rows, "visible_to"):
+            return rows
+        scopes = {scope for scope in (self.read_scope, self.scope_wanted()) if scope is not None}
+        first, *others = (rows.visible_to(self.principal, scope) for scope in sorted(scopes))
+        for other in others:
+            first = first | other
+        return cast("models.QuerySet[M]", first)
+
+    def filter_queryset(self, queryset: Any) -> Any:
+        """Raises ApiError: unknown_field for an unknown parameter, invalid_request for a value it cannot have."""
+        rows = super().filter_queryset(queryset)
+        if getattr(self, "action", None) != "list":
+            return rows
+        for name in self.request.query_params:
+            if name in ("cursor", "limit"):
+                continue
+            if name not in self.filters:
+                raise ApiError("unknown_field", f"The parameter {name!r} is unknown.", param=name)
+            try:
+                rows = rows.filter(**{self.filters[name]: self.request.query_params[name]})
+            except (ValueError, DjangoValidationError) as error:
+                raise ApiError(
+                    "invalid_request", f"The parameter {name!r} has no such value.", param=name
+                ) from error
+        return rows
+
+
+class Resource[M: models.Model](
+    mixins.CreateModelMixin, mixins.UpdateModelMixin, mixins.DestroyModelMixin, ReadResource[M]
+):
+    """List, retrieve, create, change (PATCH, PUT), delete; narrow it with `http_method_names`."""
+
+    http_method_names = ["get", "post", "patch", "delete", "head"]
+
+    def picture(self, obj: M) -> dict[str, Any]:
+        """The object as the audit trail shows it: as its serializer does."""
+        return cast("dict[str, Any]", plain(self.get_serializer(obj).data))
+
+    def perform_create(self, serializer: serializers.BaseSerializer[M]) -> None:
+        fixed: dict[str, Any] = {}
+        if self.tenant is not None:
+            fixed["tenant"] = self.tenant
+        elif _is_owned(serializer):
+            self.require(str(self.scope_wanted()), serializer.validated_data.get("tenant"))
+        obj = serializer.save(**fixed)
+        self.record("create", obj, after=self.picture(obj))
+
+    def perform_update(self, serializer: serializers.BaseSerializer[M]) -> None:
+        obj = cast("M", serializer.instance)
+        given = serializer.validated_data
+        if "tenant" in given and given["tenant"] != tenant_of(obj):
+            raise ApiError("invalid_request", "An object cannot move to another tenant.", param="tenant")
+        before = self.picture(obj)
+        obj = serializer.save()
+        after = self.picture(obj)
+        changed = [name for name in after if after[name] != before.get(name)]
+        self.record(
+            "update",
+            obj,
+            before={name: before.get(name) for name in changed},
+            after={name: after[name] for name in changed},
+        )
+
+    def perform_destroy(self, instance: M) -> None:
+        self.record("delete", instance, before=self.picture(instance))
+        instance.delete()
+
+
+def tenant_of(obj: models.Model) -> Tenant | None:
+    """The tenant an object belongs to; None for the operator's own."""
+    return obj if isinstance(obj, Tenant) else getattr(obj, "tenant", None)
+
+
+def plain(data: Any) -> Any:
+    """`data` as the JSON the client gets (dates, decimals and UUIDs as text)."""
+    return orjson.loads(JSONRenderer().render(data))
+
+
+def _is_owned(serializer: serializers.BaseSerializer[Any]) -> bool:
+    model = getattr(getattr(serializer, "Meta", None), "model", None)
+    return model is not None and any(field.name == "tenant" for field in model._meta.fields)
+
+
+def _knows(principal: Principal, tenant: Tenant) -> bool:
+    return principal.is_operator or tenant.id in principal.tenant_scopes
+
+
+def _lacks(scope: str) -> ApiError:
+    return ApiError("permission_denied", f"This needs the scope {scope!r}.")
