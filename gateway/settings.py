@@ -173,11 +173,11 @@ X_FRAME_OPTIONS = "DENY"
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.KeyAuthentication", "tenants.authentication.ConsoleAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["tenants.authentication.DenyByDefault"],
-    "DEFAULT_PAGINATION_CLASS": "tenants.rest.Cursor",
-    "DEFAULT_PARSER_CLASSES": ["tenants.rest.StrictJSONParser"],
+    "DEFAULT_PAGINATION_CLASS": "tenants.wire.Cursor",
+    "DEFAULT_PARSER_CLASSES": ["tenants.wire.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "tenants.rest.error_response",
+    "EXCEPTION_HANDLER": "tenants.wire.error_response",
     "UNAUTHENTICATED_USER": None,
     "COERCE_DECIMAL_TO_STRING": True,
 }

@@ -2,7 +2,7 @@
 declared.
 
 A request's `user` is always a Principal, never a User row; `auth` is the ApiKey or None. Must never answer
-whether a key exists beyond "incorrect".
+whether a key exists beyond "incorrect", nor import rest_framework.views (which reads this while it loads).
 """
 
 import ipaddress
@@ -10,11 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from django.utils import timezone
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from tenants import keys
 from tenants.audit import client_ip
@@ -112,42 +110,16 @@ class DenyByDefault(BasePermission):
     A view without one is refused to everybody; so is a request without a principal.
     """
 
-    def has_permission(self, request: Request, view: APIView) -> bool:
+    def has_permission(self, request: Request, view: Any) -> bool:
         authorize = getattr(view, "authorize", None)
         if authorize is None or not isinstance(request.user, Principal):
             return False
         authorize(request.user)
         return True
 
-    def has_object_permission(self, request: Request, view: APIView, obj: Any) -> bool:
+    def has_object_permission(self, request: Request, view: Any, obj: Any) -> bool:
         authorize = getattr(view, "authorize_object", None)
         if authorize is None or not isinstance(request.user, Principal):
             return False
         authorize(request.user, obj)
         return True
-
-
-class KeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # drf-spectacular is untyped there
-    """Describes KeyAuthentication in the OpenAPI schema."""
-
-    target_class = KeyAuthentication
-    name = ["apiKeyBearer", "apiKeyHeader"]
-
-    def get_security_requirement(self, auto_schema: object) -> list[dict[str, list[str]]]:
-        return [{name: []} for name in self.name]
-
-    def get_security_definition(self, auto_schema: object) -> list[dict[str, str]]:
-        return [
-            {"type": "http", "scheme": "bearer", "bearerFormat": "th_…"},
-            {"type": "apiKey", "in": "header", "name": "x-api-key"},
-        ]
-
-
-class ConsoleScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # drf-spectacular is untyped there
-    """Describes ConsoleAuthentication in the OpenAPI schema."""
-
-    target_class = ConsoleAuthentication
-    name = "consoleSession"
-
-    def get_security_definition(self, auto_schema: object) -> dict[str, str]:
-        return {"type": "apiKey", "in": "cookie", "name": "sessionid"}

@@ -1,4 +1,4 @@
-"""The public error taxonomy (API.md): code, status and words. Every floor raises these; only the edge shows them."""
+"""The public error taxonomy: code, status and words. Every floor raises these; only the edge shows them."""
 
 from collections.abc import Mapping
 

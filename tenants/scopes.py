@@ -37,24 +37,49 @@ SCOPES: Mapping[str, str] = {
 }
 
 INFERENCE = ("inference:*", "models:read")
-TENANT_READ = ("models:read", "usage:read", "requests:read", "keys:read", "members:read", "budgets:read",
-               "plans:read", "policies:read", "tenants:read", "credentials:read")  # fmt: skip
+TENANT_READ = (
+    "models:read",
+    "usage:read",
+    "requests:read",
+    "keys:read",
+    "members:read",
+    "budgets:read",
+    "plans:read",
+    "policies:read",
+    "tenants:read",
+    "credentials:read",
+)
+_TENANT_WRITE = ("keys:write", "members:write", "credentials:write", "budgets:write", "audit:read")
+_TENANT_BILLING = ("models:read", "usage:read", "budgets:read", "budgets:write", "plans:read", "tenants:read")
 
 TENANT_ROLES: Mapping[str, frozenset[str]] = {
-    "owner": frozenset((*INFERENCE, *TENANT_READ, "keys:write", "members:write", "credentials:write", "budgets:write", "audit:read")),
-    "admin": frozenset((*INFERENCE, *TENANT_READ, "keys:write", "members:write", "credentials:write", "budgets:write", "audit:read")),
+    "owner": frozenset((*INFERENCE, *TENANT_READ, *_TENANT_WRITE)),
+    "admin": frozenset((*INFERENCE, *TENANT_READ, *_TENANT_WRITE)),
     "developer": frozenset((*INFERENCE, *TENANT_READ, "keys:write")),
-    "billing": frozenset(("models:read", "usage:read", "budgets:read", "budgets:write", "plans:read", "tenants:read")),
+    "billing": frozenset(_TENANT_BILLING),
     "viewer": frozenset(TENANT_READ),
-}  # fmt: skip
+}
+
+_OPERATOR_BILLING = (
+    "usage:read",
+    "cost:read",
+    "requests:read",
+    "budgets:*",
+    "plans:*",
+    "prices:*",
+    "tenants:read",
+    "providers:read",
+    "models:read",
+    "ledger:read",
+)
+_OPERATOR_SUPPORT = ("providers:read", "prices:read", "cost:read", "ledger:read", "audit:read")
 
 OPERATOR_ROLES: Mapping[str, frozenset[str]] = {
     "owner": frozenset(("*",)),
     "admin": frozenset(("*",)),
-    "billing": frozenset(("usage:read", "cost:read", "requests:read", "budgets:*", "plans:*", "prices:*", "tenants:read",
-                          "providers:read", "models:read", "ledger:read")),
-    "support": frozenset((*TENANT_READ, "providers:read", "prices:read", "cost:read", "ledger:read", "audit:read")),
-}  # fmt: skip
+    "billing": frozenset(_OPERATOR_BILLING),
+    "support": frozenset((*TENANT_READ, *_OPERATOR_SUPPORT)),
+}
 
 
 def grants(held: Collection[str], scope: str) -> bool:
