@@ -441,7 +441,7 @@ def _block_start(document: Json, state: StreamState) -> Sequence[bytes]:
     block = _object(document, "content_block")
     blocks = state.scratch.setdefault("blocks", {})
     kept: Json = {"type": block.get("type")}
-    blocks[document.get("index")] = kept
+    blocks[str(document.get("index"))] = kept
     match kept["type"]:
         case "text":
             return _text_delta("content", block.get("text"), state)
@@ -474,7 +474,7 @@ def _text_delta(field: str, text: object, state: StreamState) -> Sequence[bytes]
 
 def _block_delta(document: Json, state: StreamState) -> Sequence[bytes]:
     delta = _object(document, "delta")
-    kept = state.scratch.get("blocks", {}).get(document.get("index"), {})
+    kept = state.scratch.get("blocks", {}).get(str(document.get("index")), {})
     match delta.get("type"):
         case "text_delta":
             return _text_delta("content", delta.get("text"), state)
@@ -499,7 +499,7 @@ def _arguments_delta(kept: Json, text: object, state: StreamState) -> Sequence[b
 
 
 def _block_stop(document: Json, state: StreamState) -> Sequence[bytes]:
-    kept = state.scratch.get("blocks", {}).pop(document.get("index"), {})
+    kept = state.scratch.get("blocks", {}).pop(str(document.get("index")), {})
     match kept.get("type"):
         case "tool_use" if kept["empty"]:  # a call without arguments sends no delta; "" is not JSON
             return _arguments_delta(kept, "{}", state)

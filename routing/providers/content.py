@@ -98,6 +98,11 @@ def chosen_function(choice: Json, *, provider: str) -> str:
     return str(function.get("name"))
 
 
+def objects(value: object) -> list[Json]:
+    """The objects in what should be a list of them; a provider's oddities are left out."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
 def stop_list(body: Json) -> list[str]:
     """`stop` as a list, empty when absent."""
     stop = body.get("stop")

@@ -366,8 +366,9 @@ def _blocked(document: Json) -> ProviderError | None:
     )
 
 
-def _broken(reason: object) -> ProviderError | None:
-    if reason not in BROKEN:
+def _broken(candidate: Json) -> ProviderError | None:
+    reason = candidate.get("finishReason")
+    if not isinstance(reason, str) or reason not in BROKEN:
         return None
     return ProviderError(
         ErrorKind.INVALID_RESPONSE, f"{NAME} ended its answer with {reason}.", status=200, code=str(reason)
@@ -377,9 +378,10 @@ def _broken(reason: object) -> ProviderError | None:
 def _choice(candidate: object, position: int, id_: str) -> Json:
     if not isinstance(candidate, dict):
         raise invalid_response("The provider's answer has a candidate that is not an object.")
-    if broken := _broken(candidate.get("finishReason")):
+    if broken := _broken(candidate):
         raise broken
-    index = candidate.get("index", position)
+    index = candidate.get("index")
+    index = index if isinstance(index, int) else position
     text, thoughts, calls = _read_parts(candidate, first_call=0, id_=f"{id_}_{index}")
     message: Json = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
     if calls:
@@ -395,7 +397,7 @@ def _choice(candidate: object, position: int, id_: str) -> Json:
 
 
 def _finish_reason(reason: object, *, called: bool) -> str | None:
-    if not reason or reason == "FINISH_REASON_UNSPECIFIED":
+    if not isinstance(reason, str) or not reason or reason == "FINISH_REASON_UNSPECIFIED":
         return None
     if reason == "MAX_TOKENS":
         return "length"
@@ -407,11 +409,11 @@ def _finish_reason(reason: object, *, called: bool) -> str | None:
 def _read_parts(candidate: Json, *, first_call: int, id_: str) -> tuple[str, str, list[Json]]:
     """The visible text, the thoughts and the function calls of a candidate or a piece of one."""
     body = candidate.get("content")
-    parts = body.get("parts") if isinstance(body, dict) else None
+    parts = content.objects(body.get("parts")) if isinstance(body, dict) else []
     texts: list[str] = []
     thoughts: list[str] = []
     calls: list[Json] = []
-    for part in parts or ():
+    for part in parts:
         if isinstance(part.get("text"), str):
             (thoughts if part.get("thought") else texts).append(part["text"])
         function = part.get("functionCall")
@@ -436,10 +438,10 @@ def _logprobs(candidate: Json) -> Json | None:
     result = candidate.get("logprobsResult")
     if not isinstance(result, dict):
         return None
-    chosen, top = result.get("chosenCandidates") or [], result.get("topCandidates") or []
+    top = content.objects(result.get("topCandidates"))
     rows = []
-    for position, token in enumerate(chosen):
-        others = top[position].get("candidates") or [] if position < len(top) else []
+    for position, token in enumerate(content.objects(result.get("chosenCandidates"))):
+        others = content.objects(top[position].get("candidates")) if position < len(top) else []
         rows.append({**_logprob(token), "top_logprobs": [_logprob(other) for other in others]})
     return {"content": rows, "refusal": None}
 
@@ -475,7 +477,7 @@ def parse_event(event: str, data: bytes, state: StreamState) -> Sequence[bytes]:
     if isinstance(document.get("usageMetadata"), dict):
         record_usage(state, document["usageMetadata"], gemini_usage)
     out: list[bytes] = []
-    for candidate in document.get("candidates") or ():
+    for candidate in content.objects(document.get("candidates")):
         out += _candidate_chunks(candidate, state)
         if state.error is not None:
             return out
@@ -485,7 +487,7 @@ def parse_event(event: str, data: bytes, state: StreamState) -> Sequence[bytes]:
 
 
 def _candidate_chunks(candidate: Json, state: StreamState) -> list[bytes]:
-    if broken := _broken(candidate.get("finishReason")):
+    if broken := _broken(candidate):
         state.error = broken
         return []
     called = state.scratch.get("calls", 0)
@@ -521,11 +523,13 @@ def classify_error(status: int, headers: Headers, body: bytes) -> ProviderError:
 def _error_from(error: Json, status: int, headers: Headers) -> ProviderError:
     """`status` names the failure, `details` say when to retry. https://cloud.google.com/apis/design/errors"""
     name, message = error.get("status"), str(error.get("message") or "")
-    if status < 400 and isinstance(error.get("code"), int):
-        status = error["code"]
+    inner = error.get("code")
+    if status < 400 and isinstance(inner, int) and 400 <= inner <= 599:
+        status = inner
     wait_s = retry_after(headers)
     kind = KINDS.get(str(name)) or kind_by_status(status)
-    for detail in error.get("details") or ():
+    details = error.get("details")
+    for detail in details if isinstance(details, list) else ():
         if not isinstance(detail, dict):
             continue
         if detail.get("reason") in ("API_KEY_INVALID", "API_KEY_SERVICE_BLOCKED"):

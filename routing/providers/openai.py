@@ -326,10 +326,12 @@ def _complete_envelope(document: Json, data: bytes, choices: list[Json], state: 
 def _read_choice(choice: Json, state: StreamState) -> bool:
     """Learn whether the choice has ended; give it the fields clients insist on. True if changed."""
     changed = False
-    for name, default in (("index", 0), ("finish_reason", None)):
-        if name not in choice:
-            choice[name] = default
-            changed = True
+    if not isinstance(choice.get("index"), int):
+        choice["index"] = 0
+        changed = True
+    if "finish_reason" not in choice:
+        choice["finish_reason"] = None
+        changed = True
     if "text" not in choice and not isinstance(choice.get("delta"), dict):
         choice["delta"] = {}
         changed = True
