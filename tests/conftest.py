@@ -51,6 +51,21 @@ def pytest_unconfigure() -> None:
     _started.close()
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A browser test without a browser skips on a workplace; on CI it must not pass unseen."""
+    if item.get_closest_marker("browser") and not find_chromium():
+        reason = "no Chromium on PATH (Debian: apt-get install chromium)"
+        if os.environ.get("CI"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+
+def find_chromium() -> str | None:
+    """The path of this machine's Chromium or Chrome, None without one."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
 def _start_services() -> None:
     root = Path(tempfile.mkdtemp(prefix="tollhouse-test-"))
     _started.callback(shutil.rmtree, root)
