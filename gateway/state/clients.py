@@ -290,6 +290,13 @@ class StreamResponse:
         self.status = exchange.status
         self.headers = exchange.headers
 
+    @property
+    def buffered_bytes(self) -> int:
+        """Arrived and not read yet: at most STREAM_BUFFER_BYTES and what one more read of the socket brought
+        (or inflated to).
+        """
+        return self._exchange.size
+
     async def read(self) -> bytes:
         """All that has arrived, joined; b"" at the clean end. One reader at a time.
 
@@ -573,7 +580,6 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._client._opened(self)
 
     def data_received(self, data: bytes) -> None:
         exchange = self._exchange
@@ -654,8 +660,6 @@ class _Connection(asyncio.Protocol):
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
         if len(headers) != len(raw):
             headers = _join_repeated(raw)
-        exchange.status = status
-        exchange.headers = headers
         self._head_complete = True
         encoding = headers.get("transfer-encoding")
         if encoding is None:
@@ -665,8 +669,10 @@ class _Connection(asyncio.Protocol):
         else:
             self.fail(ClientProtocolError("transfer-encoding"))
             return
-        if "content-encoding" in headers:
-            self._start_inflating(exchange)
+        if "content-encoding" in headers and not self._start_inflating(headers):
+            return
+        exchange.status = status
+        exchange.headers = headers
         if exchange.is_stream:
             self._deadline = math.inf  # a waiting read sets the next one
             exchange.wake()
@@ -707,20 +713,20 @@ class _Connection(asyncio.Protocol):
                 return False
         return True
 
-    def _start_inflating(self, exchange: _Exchange) -> None:
-        headers = exchange.headers
+    def _start_inflating(self, headers: dict[str, str]) -> bool:
+        """False if that ended the exchange."""
         encoding = headers["content-encoding"].strip().lower()
         if encoding == "identity":
-            return
+            return True
+        is_stream = cast("_Exchange", self._exchange).is_stream
         try:
-            self._inflater = _Inflater(
-                encoding, limit=None if exchange.is_stream else self._client.max_body_bytes
-            )
+            self._inflater = _Inflater(encoding, limit=None if is_stream else self._client.max_body_bytes)
         except ClientProtocolError as error:
             self.fail(error)
-            return
+            return False
         del headers["content-encoding"]  # the reader gets plain bytes, and more of them
         headers.pop("content-length", None)
+        return True
 
     def _finish(self) -> None:
         """The body is complete: free the connection, then tell the reader."""
@@ -770,15 +776,16 @@ class _Connection(asyncio.Protocol):
 
         A FIN acknowledges all that its sender had received. If, with the FIN here, every byte of the request
         still counts as unacknowledged (tcp(7), SIOCOUTQ), the FIN was sent before the request arrived.
-        A reset proves nothing of the kind, nor can we tell on other systems.
+        A reset proves nothing of the kind, nor does a FIN without close_notify on uvloop, which hides it
+        (no eof_received); nor can we tell on other systems.
         """
         if sys.platform != "linux":
             return False
         transport = cast("asyncio.Transport", self._transport)
-        fileno = transport.get_extra_info("socket").fileno()
-        if fileno < 0:
+        sock = transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:  # closed already, and what the kernel knew with it
             return False
-        (unacknowledged,) = struct.unpack("i", fcntl.ioctl(fileno, termios.TIOCOUTQ, bytes(4)))
+        (unacknowledged,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
         return bool(unacknowledged + transport.get_write_buffer_size() >= self._request_bytes)
 
     def _on_timer(self) -> None:
@@ -941,8 +948,8 @@ class HttpClient:
                 raise
             exchange.waiter = None
             error = exchange.error
-            if error is None:
-                return
+            if error is None or (exchange.is_stream and exchange.status):
+                return  # a stream tells of its end where it ends, in read
             if not (exchange.unseen and connection.is_reused):
                 raise error
             # A stale connection, and the server cannot have acted: once more, on a fresh one.
@@ -1019,6 +1026,12 @@ class HttpClient:
             except OSError:
                 reason = "unreachable"
             else:
+                if self.is_closed:
+                    connection.close()
+                    raise ClientConnectError("closed")
+                # Not earlier: uvloop never reports the loss of a connection whose caller was cancelled here.
+                if not connection.is_closed:
+                    self._connections.add(connection)
                 return connection
         raise ClientConnectError(reason)
 
@@ -1051,11 +1064,6 @@ class HttpClient:
             self._dns.pop(next(iter(self._dns)))
         self._dns[key] = (loop.time() + _DNS_TTL_S, addresses)
         return addresses
-
-    def _opened(self, connection: _Connection) -> None:
-        self._connections.add(connection)
-        if self.is_closed:
-            connection.close()
 
     def _lost(self, connection: _Connection) -> None:
         self._connections.discard(connection)
