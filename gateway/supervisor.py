@@ -384,8 +384,8 @@ def _run(*, options: Options, lock: FolderLock, console: Console, stop: StopRequ
     )
     services = Embedded(
         options.root,
-        with_database=not os.environ.get("DATABASE_URL"),
-        with_redis=not os.environ.get("REDIS_URL"),
+        with_database=not (os.environ.get("DATABASE_URL") or os.environ.get("DATABASE_URL_FILE")),
+        with_redis=not (os.environ.get("REDIS_URL") or os.environ.get("REDIS_URL_FILE")),
         on_line=console.line,
     )
     found = services.start()
