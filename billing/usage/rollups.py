@@ -1,0 +1,102 @@
+"""How ledger rows add up: the one definition of every rollup, as SQL, for writing, proving and reading it.
+
+A reversal takes back the one attempt its original counted; a rerate or adjustment moves amounts and
+counts nothing. Nothing here runs a statement.
+"""
+
+# ruff: noqa: S608 - statements are put together from constants
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from billing.usage.histogram import BOUNDS_MS
+
+WEIGHT = "(CASE kind WHEN 'usage' THEN 1 WHEN 'replacement' THEN 1 WHEN 'reversal' THEN -1 ELSE 0 END)"
+FINAL_WEIGHT = f"(CASE WHEN is_final THEN {WEIGHT} ELSE 0 END)"
+HOUR = "date_trunc('hour', occurred_at, 'UTC')"
+TOKENS = "(input_tokens + cache_read_tokens + cache_write_tokens + output_tokens + reasoning_tokens)"
+BUCKET = f"width_bucket(latency_ms - 1, ARRAY[{','.join(map(str, BOUNDS_MS))}])"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollup:
+    """A table of sums. `keys` and `sums` map its columns to expressions over one ledger row."""
+
+    table: str
+    keys: Mapping[str, str]
+    sums: Mapping[str, str]
+    condition: str = "TRUE"
+
+    def aggregate(self, source: str) -> str:
+        """SELECT the rollup's rows from ledger rows in `source` (a FROM item)."""
+        keys = ", ".join(f"{expression} AS {name}" for name, expression in self.keys.items())
+        sums = ", ".join(
+            f"sum({expression})::{self.type_of(name)} AS {name}" for name, expression in self.sums.items()
+        )
+        positions = ", ".join(str(n + 1) for n in range(len(self.keys)))
+        return f"SELECT {keys}, {sums} FROM {source} WHERE {self.condition} GROUP BY {positions}"
+
+    def upsert(self, source: str) -> str:
+        """Add the sums of the ledger rows in `source`, rows in key order so that writers queue, not lock."""
+        keys = ", ".join(self.keys)
+        adds = ", ".join(f"{name} = t.{name} + EXCLUDED.{name}" for name in self.sums)
+        return (
+            f"INSERT INTO {self.table} AS t ({keys}, {', '.join(self.sums)}) "
+            f"SELECT * FROM ({self.aggregate(source)}) a ORDER BY {keys} "
+            f"ON CONFLICT ({keys}) DO UPDATE SET {adds}"
+        )
+
+    @staticmethod
+    def type_of(column: str) -> str:
+        return "numeric(38,0)" if column.endswith("_pico") else "bigint"
+
+
+_MONEY = {"cost_pico": "coalesce(cost_pico, 0)", "price_pico": "coalesce(price_pico, 0)"}
+
+USAGE_HOUR = Rollup(
+    table="billing_usage_hour",
+    keys={
+        "hour": HOUR,
+        **{
+            name: name
+            for name in (
+                "tenant_id", "feature", "plan_version_id", "operation", "provider", "model", "region",
+                "status", "is_byok", "cost_currency", "price_currency",
+            )
+        },
+    },
+    sums={
+        "attempts": WEIGHT,
+        "requests": FINAL_WEIGHT,
+        "input_tokens": "input_tokens",
+        "cache_read_tokens": "cache_read_tokens",
+        "cache_write_tokens": "cache_write_tokens",
+        "output_tokens": "output_tokens",
+        "reasoning_tokens": "reasoning_tokens",
+        **_MONEY,
+        "unpriced": f"CASE WHEN cost_pico IS NULL OR price_pico IS NULL THEN {WEIGHT} ELSE 0 END",
+        "latency_ms": f"{FINAL_WEIGHT}::bigint * latency_ms",
+    },
+)  # fmt: skip
+
+USAGE_KEY_HOUR = Rollup(
+    table="billing_usage_key_hour",
+    keys={
+        "hour": HOUR,
+        "tenant_id": "tenant_id",
+        "api_key_id": "api_key_id",
+        "model": "model",
+        "cost_currency": "cost_currency",
+        "price_currency": "price_currency",
+    },
+    sums={"requests": FINAL_WEIGHT, "tokens": TOKENS, **_MONEY},
+)
+
+USAGE_LATENCY_HOUR = Rollup(
+    table="billing_usage_latency_hour",
+    keys={"hour": HOUR, "tenant_id": "tenant_id", "provider": "provider", "model": "model", "bucket": BUCKET},
+    sums={"count": WEIGHT},
+    condition="is_final",
+)
+
+ROLLUPS = (USAGE_HOUR, USAGE_KEY_HOUR, USAGE_LATENCY_HOUR)
