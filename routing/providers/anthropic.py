@@ -446,7 +446,7 @@ def _block_start(document: Json, state: StreamState) -> Sequence[bytes]:
         case "text":
             return _text_delta("content", block.get("text"), state)
         case "thinking":
-            kept |= {"thinking": block.get("thinking") or "", "signature": block.get("signature") or ""}
+            kept |= {name: str(block.get(name) or "") for name in ("thinking", "signature")}
             return _text_delta("reasoning_content", block.get("thinking"), state)
         case "redacted_thinking":
             kept["data"] = block.get("data")

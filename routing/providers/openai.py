@@ -107,9 +107,13 @@ def _as_error(error: object) -> ProviderError:
     return openai_error_from(error if isinstance(error, dict) else {"message": str(error)}, 200, {})
 
 
-def _fill(document: Json, **defaults: object) -> bool:
-    """Set what is absent, null or empty; True if anything was."""
-    missing = {name: value for name, value in defaults.items() if document.get(name) in (None, "")}
+def _fill(document: Json, **defaults: str) -> bool:
+    """Set what is not a text or an empty one; True if anything was."""
+    missing = {
+        name: value
+        for name, value in defaults.items()
+        if not isinstance(document.get(name), str) or not document[name]
+    }
     document.update(missing)
     return bool(missing)
 
@@ -290,7 +294,7 @@ def _own_usage_chunk(document: Json, data: bytes, state: StreamState, *, changed
     if not state.include_usage or state.scratch.get("usage_sent"):
         return ()
     state.scratch["usage_sent"] = True
-    if "choices" not in document:
+    if not isinstance(document.get("choices"), list):
         document["choices"] = []
         changed = True
     return (orjson.dumps(document) if changed else data,)

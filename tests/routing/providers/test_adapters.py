@@ -14,7 +14,8 @@ KINDS = st.sampled_from(list(ProviderKind))
 WORDS = st.sampled_from(
     [
         "choices", "delta", "message", "content", "tool_calls", "function", "arguments", "usage",
-        "finish_reason", "index", "error", "text", "id", "model", "type", "content_block", "content_block_start",
+        "finish_reason", "index", "error", "text", "id", "model", "type", "content_block",
+        "content_block_start",
         "content_block_delta", "content_block_stop", "message_start", "message_delta", "text_delta",
         "input_json_delta", "partial_json", "tool_use", "thinking", "candidates", "parts", "functionCall",
         "finishReason", "promptFeedback", "blockReason", "usageMetadata", "embeddings", "values", "data",
