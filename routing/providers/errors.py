@@ -40,10 +40,15 @@ KIND_BY_CODE: Mapping[str, ErrorKind] = {
     "rate_limit_error": ErrorKind.RATE_LIMITED,
     "overloaded_error": ErrorKind.OVERLOADED,
     "engine_overloaded": ErrorKind.OVERLOADED,
-    "server_error": ErrorKind.SERVER_ERROR,
-    "internal_error": ErrorKind.SERVER_ERROR,
 }
 """OpenAI's codes and types, with the few Azure and compatible servers add to them."""
+
+KIND_BY_PLAIN_TYPE: Mapping[str, ErrorKind] = {
+    "server_error": ErrorKind.SERVER_ERROR,
+    "internal_error": ErrorKind.SERVER_ERROR,
+    "invalid_request_error": ErrorKind.INVALID_REQUEST,
+}
+"""Types that say less than a status does: only heard where no status came with them."""
 
 _TOO_LONG = re.compile(
     r"maximum context length|context (?:length|window|size)|too many tokens", re.IGNORECASE
@@ -86,6 +91,8 @@ def openai_error_from(error: Json, status: int, headers: Headers) -> ProviderErr
     inner_code = _text(innermost.get("code")) if isinstance(innermost, dict) else None
     message = _text(error.get("message")) or ""
     kind = next((KIND_BY_CODE[c] for c in (inner_code, code, type_) if c and c in KIND_BY_CODE), None)
+    if kind is None and status < 400:
+        kind = KIND_BY_PLAIN_TYPE.get(type_ or "")
     if kind is None:
         kind = kind_by_status(status)
         if kind is ErrorKind.INVALID_REQUEST and _TOO_LONG.search(message):

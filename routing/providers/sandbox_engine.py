@@ -8,7 +8,7 @@ import math
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b, shake_256
 from struct import pack
@@ -107,7 +107,7 @@ class _Refused(Exception):  # noqa: N818 - an answer, not a fault of ours
 
 # ------------------------------------------------------------------ directives
 
-_DIRECTIVE = re.compile(r"\s*\[\[sandbox\b([^\[\]]*)\]\]")
+_DIRECTIVE = re.compile(r"\[\[sandbox\b([^\[\]]*)\]\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ def _without_directives(text: str) -> str:
 
 # ------------------------------------------------------------------ tokens
 
-_TOKEN = re.compile(r"\s*(?:[^\W_]{1,8}|_|[^\w\s])|\s+$")
+_TOKEN = re.compile(r"\s*(?:[^\W_]{1,8}|_|[^\w\s])|\s+\Z")
 
 
 def tokens_of(text: str) -> list[str]:
@@ -203,13 +203,16 @@ def count_tokens(text: str) -> int:
 
 def _message_tokens(message: Json) -> int:
     count = TOKENS_PER_MESSAGE + count_tokens(_without_directives(_text(message.get("content"))))
-    content = message.get("content")
-    for part in content if isinstance(content, list) else ():
-        if isinstance(part, dict) and part.get("type") == "image_url":
-            count += TOKENS_PER_IMAGE
+    count += TOKENS_PER_IMAGE * _image_count(message)
     if message.get("tool_calls"):
         count += count_tokens(orjson.dumps(message["tool_calls"]).decode())
     return count
+
+
+def _image_count(message: Json) -> int:
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    return sum(1 for part in parts if isinstance(part, dict) and part.get("type") == "image_url")
 
 
 # ------------------------------------------------------------------ validation
@@ -225,6 +228,30 @@ _RANGES = {
     "top_logprobs": (0, 20),
 }
 _WHOLE_NUMBERS = frozenset({"n", "max_tokens", "max_completion_tokens", "top_logprobs"})
+
+
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "messages": list,
+    "tools": list,
+    "tool_choice": (str, dict),
+    "response_format": dict,
+    "stream_options": dict,
+    "logprobs": (bool, int),
+    "reasoning_effort": str,
+    "stop": (str, list),
+    "prompt_cache_key": str,
+    "suffix": str,
+}
+
+
+def _check_types(body: Json) -> None:
+    for name, allowed in _TYPES.items():
+        if body.get(name) is not None and not isinstance(body[name], allowed):
+            raise _Refused(f"Invalid type for '{name}'.", param=name, code="invalid_type")
+    for tool in body.get("tools") or ():
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise _Refused("Invalid tool: only named functions.", param="tools", code="invalid_value")
 
 
 def _check_ranges(body: Json) -> None:
@@ -309,6 +336,7 @@ def _digest(*parts: object, size: int = 12) -> str:
 
 
 def _compose(body: Json, directives: _Directives, *, chat: bool) -> _Reply:
+    _check_types(body)
     _check_ranges(body)
     model = body.get("model")
     if not isinstance(model, str) or not model:
@@ -394,7 +422,7 @@ def _one_answer(
         return _Answer(tokens=(), finish_reason="tool_calls", reasoning_tokens=reasoning, tool_calls=calls)
     text = _structured(body) if chat else None
     if text is None:
-        text = _prose(body, directives, model, prompt, number)
+        text = _prose(body, model, prompt, number, chat=chat)
         if not chat and body.get("echo"):
             text = prompt + text
     tokens, reason = tokens_of(text), "stop"
@@ -427,15 +455,10 @@ _CLOSINGS = (
 )
 
 
-def _prose(body: Json, directives: _Directives, model: str, prompt: str, number: int) -> str:
+def _prose(body: Json, model: str, prompt: str, number: int, *, chat: bool) -> str:
     words = prompt.split()
     quoted = " ".join(words[:8]) + (" ..." if len(words) > 8 else "")
-    images = sum(
-        1
-        for message in body.get("messages") or ()
-        for part in (message.get("content") if isinstance(message.get("content"), list) else ())
-        if isinstance(part, dict) and part.get("type") == "image_url"
-    )
+    images = sum(_image_count(message) for message in body["messages"]) if chat else 0
     seen = f" and {images} image{'s' if images > 1 else ''}" if images else ""
     pick = int(_digest(body.get("seed"), prompt, size=4), 16) + number
     count = f"{len(words)} word{'' if len(words) == 1 else 's'}"
@@ -485,13 +508,13 @@ def _structured(body: Json) -> str | None:
 
 def _tool_calls(body: Json, prompt: str, number: int) -> tuple[Json, ...]:
     """Calls that tool_choice forces, or that the last message asks for by a tool's name."""
-    tools = [tool.get("function") for tool in body.get("tools") or () if isinstance(tool, dict)]
-    functions = [function for function in tools if isinstance(function, dict) and function.get("name")]
+    functions = [tool["function"] for tool in body.get("tools") or ()]
     choice = body.get("tool_choice")
     if choice == "none" or not functions:
         return ()
     if isinstance(choice, dict):
-        named = (choice.get("function") or {}).get("name")
+        wanted = choice.get("function")
+        named = wanted.get("name") if isinstance(wanted, dict) else None
         chosen = [function for function in functions if function["name"] == named]
         if not chosen:
             raise _Refused(f"Tool '{named}' not found in 'tools'.", param="tool_choice")

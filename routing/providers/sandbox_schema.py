@@ -83,12 +83,8 @@ class _Builder:
         if "$ref" in schema:
             rest = {name: value for name, value in schema.items() if name != "$ref"}
             return self.build({**self._resolve(schema["$ref"]), **rest}, depth - 1)
-        if "const" in schema:
-            return schema["const"]
-        if "enum" in schema:
-            if not schema["enum"]:
-                raise Unsatisfiable("an enum is empty")
-            return schema["enum"][0]
+        if "const" in schema or "enum" in schema:
+            return _first_allowed(schema)
         if "allOf" in schema:
             return self.build(self._merged(schema), depth - 1)
         for choice in ("anyOf", "oneOf"):
@@ -171,6 +167,46 @@ class _Builder:
         return items
 
 
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "null": (type(None),),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "string": (str,),
+    "array": (list,),
+    "object": (dict,),
+}
+
+
+def _first_allowed(schema: Json) -> Any:
+    """The first value listed that the other keywords do not forbid."""
+    for value in [schema["const"]] if "const" in schema else schema["enum"]:
+        kinds = schema.get("type", list(_TYPES))
+        of_type = any(
+            isinstance(value, _TYPES[kind]) and (kind == "boolean") >= isinstance(value, bool)
+            for kind in ([kinds] if isinstance(kinds, str) else kinds)
+        )
+        if of_type and (isinstance(value, bool) or _is_within(value, schema)):
+            return value
+    raise Unsatisfiable("no listed value is allowed")
+
+
+def _is_within(value: object, schema: Json) -> bool:
+    if isinstance(value, int | float):
+        step = schema.get("multipleOf")
+        return _fits(value, schema) and (step is None or value % step == 0)
+    if isinstance(value, str):
+        matches = "pattern" not in schema or re.search(schema["pattern"], value) is not None
+        return matches and schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", math.inf)
+    return not isinstance(value, list) or len(value) >= schema.get("minItems", 0)
+
+
+def _fits(value: float, schema: Json) -> bool:
+    low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+    above, below = schema.get("exclusiveMinimum", -math.inf), schema.get("exclusiveMaximum", math.inf)
+    return bool(low <= value <= high and above < value < below)
+
+
 def _unknown_type(kind: object) -> NoReturn:
     raise Unsatisfiable(f"unknown type {kind!r}")
 
@@ -190,9 +226,6 @@ def _number(schema: Json, *, whole: bool) -> int | float:
     low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
     above, below = schema.get("exclusiveMinimum", -math.inf), schema.get("exclusiveMaximum", math.inf)
 
-    def fits(value: float) -> bool:
-        return bool(low <= value <= high and above < value < below)
-
     floor, ceiling = max(low, above), min(high, below)
     candidates: list[int | float] = [0]
     if step:
@@ -206,7 +239,7 @@ def _number(schema: Json, *, whole: bool) -> int | float:
             candidates.append((floor + ceiling) / 2)
         candidates += [floor + 1, ceiling - 1]
     for value in candidates:
-        if math.isfinite(value) and fits(value) and (not whole or value == int(value)):
+        if math.isfinite(value) and _fits(value, schema) and (not whole or value == int(value)):
             return int(value) if whole or value == int(value) else value
     raise Unsatisfiable("no number fits")
 
@@ -223,5 +256,7 @@ def _string(schema: Json) -> str:
         return text
     if shortest > MAX_CHARS:
         raise _TooLarge
+    if shortest > longest:
+        raise Unsatisfiable("no text is both so long and so short")
     text = "sandbox" if longest >= 7 else "s" * int(longest)
     return text if len(text) >= shortest else text + "x" * (shortest - len(text))

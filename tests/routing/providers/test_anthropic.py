@@ -59,7 +59,7 @@ def test_refuses_what_it_cannot_express_and_names_it(param, value):
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x", "detail": "low"}}]},
         {
             "role": "user",
-            "content": [{"type": "image_url", "image_url": {"url": "data:image/bmp;base64,AA=="}}],
+            "content": [{"type": "image_url", "image_url": {"url": "data:image/bmp;base64,"}}],
         },
         {"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]},
         {"role": "user", "content": "hi", "name": "ann"},
@@ -135,10 +135,8 @@ def test_parallel_calls_can_be_forbidden_without_choosing_a_tool():
 
 def test_a_stream_cut_before_its_final_count_has_no_usage():
     state = a_state(include_usage=True)
-    start = {
-        "type": "message_start",
-        "message": {"id": "m", "usage": {"input_tokens": 9, "output_tokens": 1}},
-    }
+    message = {"id": "m", "usage": {"input_tokens": 9, "output_tokens": 1}}
+    start = {"type": "message_start", "message": message}
     anthropic.parse_event("message_start", orjson.dumps(start), state)
     assert state.usage is None
     assert not state.done
