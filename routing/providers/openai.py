@@ -144,12 +144,11 @@ def _complete_choices(
             if name not in message:
                 message[name] = value
                 changed = True
-    filled = _fill(
-        document,
-        id=derived_id("chatcmpl-" if chat else "cmpl-", body),
-        object="chat.completion" if chat else "text_completion",
-        model=target.provider_model,
-    )
+    kind = "chat.completion" if chat else "text_completion"
+    filled = _fill(document, object=kind, model=target.provider_model)
+    if not isinstance(document.get("id"), str) or not document["id"]:
+        document["id"] = derived_id("chatcmpl-" if chat else "cmpl-", body)
+        filled = True
     if not isinstance(document.get("created"), int):
         document["created"] = 0
         filled = True
