@@ -14,11 +14,12 @@ from routing.types import ErrorKind, Headers, Json, ProviderError
 MAX_MESSAGE_CHARS = 500
 
 _KEY_LIKE = re.compile(
-    r"(?:\b(?:sk|rk|pk|gsk|xai|th|key)[-_][\w*.\-]{4,}"  # OpenAI, Anthropic, Groq, xAI and our own
+    r"(?:\b(?:sk|rk|pk|gsk|xai|th)[-_][\w*.\-]{4,}"  # OpenAI, Anthropic, Groq, xAI and our own
     r"|\bAIza[\w\-*.]{4,}"  # Google
     r"|\b[Bb]earer\s+\S+"
     r"|\b\w{32,}\b"  # Azure: 32 hex digits or 84 letters and digits
-    r"|\S*\*{3,}\S*)"  # half-masked keys: enough to tell whose they are
+    r"|\S*\*{3,}\S*)",  # half-masked keys: enough to tell whose they are
+    re.ASCII,
 )
 
 KIND_BY_CODE: Mapping[str, ErrorKind] = {

@@ -76,6 +76,7 @@ def test_waiting_times_are_read_in_seconds_and_milliseconds(headers, wait_s):
         ("key 0123456789abcdef0123456789abcdef", "key [redacted]"),
         ("request 01234567-89ab-cdef-0123-456789abcdef", "request 01234567-89ab-cdef-0123-456789abcdef"),
         ("two\n\n  lines", "two lines"),
+        ("漢" * 40, "漢" * 40),
         ("<!DOCTYPE html><html>oops", ""),
         ("a < b and c > d", "a < b and c > d"),
     ],
