@@ -1,5 +1,24 @@
-"""Console paths that belong to the gateway room: homes and the request log."""
+"""Console paths that belong to the gateway room: homes, tenants with their plans, models with prices, the request log."""
 
-from django.urls import URLPattern
+from django.urls import URLPattern, path
 
-urlpatterns: list[URLPattern] = []
+from gateway import views
+
+urlpatterns: list[URLPattern] = [
+    path("", views.home, name="home"),
+    path("platform/", views.platform_home, name="platform_home"),
+    path("platform/live/", views.platform_live, name="platform_live"),
+    path("platform/requests/", views.platform_requests, name="platform_requests"),
+    path("platform/requests/<uuid:request_id>/", views.platform_request, name="platform_request"),
+    path("platform/tenants/", views.tenant_list, name="tenant_list"),
+    path("platform/tenants/new/", views.tenant_create, name="tenant_create"),
+    path("t/<slug:tenant_slug>/", views.tenant_home, name="tenant_home"),
+    path("t/<slug:tenant_slug>/live/", views.tenant_live, name="tenant_live"),
+    path("t/<slug:tenant_slug>/first-call/", views.tenant_first_call, name="tenant_first_call"),
+    path("t/<slug:tenant_slug>/requests/", views.tenant_requests, name="tenant_requests"),
+    path("t/<slug:tenant_slug>/requests/<uuid:request_id>/", views.tenant_request, name="tenant_request"),
+    path("t/<slug:tenant_slug>/models/", views.tenant_models, name="tenant_models"),
+    path("t/<slug:tenant_slug>/settings/", views.tenant_settings, name="tenant_settings"),
+    path("t/<slug:tenant_slug>/settings/plan/", views.tenant_plan, name="tenant_plan"),
+    path("t/<slug:tenant_slug>/settings/status/", views.tenant_status, name="tenant_status"),
+]

@@ -40,9 +40,9 @@ class ConsoleRequest(HttpRequest):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a view declared: the scope to look, the scope to act (None: it only shows), and where."""
+    """What a view declared: the scope to look (None: it only acts), to act (None: it only shows), and where."""
 
-    read: str
+    read: str | None
     write: str | None
     place: Literal["tenant", "platform", "signed_in"]
 
@@ -59,12 +59,16 @@ type PlatformView[**P] = Callable[Concatenate[ConsoleRequest, P], HttpResponse]
 type TenantView[**P] = Callable[Concatenate[ConsoleRequest, Tenant, P], HttpResponse]
 
 
-def platform_room[**P](read: str, *, write: str | None = None) -> Callable[[PlatformView[P]], ConsoleView]:
-    """A page of the operator's: needs the scope on the platform itself."""
+def platform_room[**P](
+    read: str | None = None, *, write: str | None = None
+) -> Callable[[PlatformView[P]], ConsoleView]:
+    """A page of the operator's: needs the scope on the platform itself. Without `read` it takes POST alone."""
     return _room(Access(read=read, write=write, place="platform"))
 
 
-def tenant_room[**P](read: str, *, write: str | None = None) -> Callable[[TenantView[P]], ConsoleView]:
+def tenant_room[**P](
+    read: str | None = None, *, write: str | None = None
+) -> Callable[[TenantView[P]], ConsoleView]:
     """A page inside one tenant, which the path names by `tenant_slug`; the view gets the Tenant."""
     return _room(Access(read=read, write=write, place="tenant"))
 
@@ -87,7 +91,7 @@ def _room(access: Access) -> Callable[[Callable[..., HttpResponse]], ConsoleView
                 )
             scope = access.read if request.method in SAFE_METHODS else access.write
             if scope is None:
-                return HttpResponseNotAllowed(SAFE_METHODS)
+                return HttpResponseNotAllowed(("POST",) if access.read is None else SAFE_METHODS)
             guest = cast("ConsoleRequest", request)
             guest.principal = principal_of(request.user)
             guest.tenant = None

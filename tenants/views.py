@@ -211,12 +211,12 @@ def key_detail(request: ConsoleRequest, tenant: Tenant, key_id: UUID) -> HttpRes
     )
 
 
-@tenant_room("keys:write", write="keys:write")
+@tenant_room(write="keys:write")
 def key_rotate(request: ConsoleRequest, tenant: Tenant, key_id: UUID) -> HttpResponse:
     """Replace the key; the old one goes on for the chosen grace."""
     key = _key(request, tenant, key_id, "keys:write")
-    form = RotateForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
+    form = RotateForm(request.POST)
+    if form.is_valid():
         try:
             issued = keys.rotate(
                 key=key, grace_s=form.cleaned_data["grace_s"], actor=request.principal, now=timezone.now()
@@ -229,16 +229,15 @@ def key_rotate(request: ConsoleRequest, tenant: Tenant, key_id: UUID) -> HttpRes
     return redirect("key_detail", tenant.slug, key.id)
 
 
-@tenant_room("keys:write", write="keys:write")
+@tenant_room(write="keys:write")
 def key_revoke(request: ConsoleRequest, tenant: Tenant, key_id: UUID) -> HttpResponse:
     """Stop the key for good; the person has typed its name."""
     key = _key(request, tenant, key_id, "keys:write")
-    if request.method == "POST":
-        if request.POST.get("confirm", "").strip() != key.name:
-            messages.error(request, "The name did not match. The key was not revoked.")
-        else:
-            keys.revoke(key=key, actor=request.principal, now=timezone.now())
-            messages.success(request, f"{key.name} is revoked. Calls with it are refused from now on.")
+    if request.POST.get("confirm", "").strip() != key.name:
+        messages.error(request, "The name did not match. The key was not revoked.")
+    else:
+        keys.revoke(key=key, actor=request.principal, now=timezone.now())
+        messages.success(request, f"{key.name} is revoked. Calls with it are refused from now on.")
     return redirect("key_detail", tenant.slug, key.id)
 
 
@@ -298,12 +297,12 @@ def _membership(request: ConsoleRequest, tenant: Tenant, member_id: UUID) -> Mem
     return get_object_or_404(rows.select_related("user", "tenant"), pk=member_id)
 
 
-@tenant_room("members:write", write="members:write")
+@tenant_room(write="members:write")
 def member_role(request: ConsoleRequest, tenant: Tenant, member_id: UUID) -> HttpResponse:
     """Change what a member may do."""
     membership = _membership(request, tenant, member_id)
-    form = RoleForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
+    form = RoleForm(request.POST)
+    if form.is_valid():
         role = form.cleaned_data["role"]
         try:
             members.change_role(membership=membership, role=role, actor=request.principal)
@@ -314,18 +313,17 @@ def member_role(request: ConsoleRequest, tenant: Tenant, member_id: UUID) -> Htt
     return redirect("member_list", tenant.slug)
 
 
-@tenant_room("members:write", write="members:write")
+@tenant_room(write="members:write")
 def member_remove(request: ConsoleRequest, tenant: Tenant, member_id: UUID) -> HttpResponse:
     """Take a member out of the tenant; the account itself stays."""
     membership = _membership(request, tenant, member_id)
-    if request.method == "POST":
-        email = membership.user.email
-        try:
-            members.remove_member(membership=membership, actor=request.principal)
-        except ApiError as error:
-            messages.error(request, error.message)
-        else:
-            messages.success(request, f"{email} is no longer a member.")
+    email = membership.user.email
+    try:
+        members.remove_member(membership=membership, actor=request.principal)
+    except ApiError as error:
+        messages.error(request, error.message)
+    else:
+        messages.success(request, f"{email} is no longer a member.")
     return redirect("member_list", tenant.slug)
 
 

@@ -34,7 +34,7 @@ function readout(figure, plot, index) {
   }
   const at = new Date(plot.data[0][index] * 1000);
   const zone = figure.dataset.timezone;
-  const time = at.toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit", timeZone: zone });
+  const time = at.toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: zone });
   const parts = plot.series.slice(1).flatMap((series, n) => {
     const value = plot.data[n + 1][index];
     return series.show ? [`${series.label} ${value == null ? "–" : plain.format(value)}`] : [];
@@ -58,7 +58,7 @@ function draw(figure) {
       cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
       scales: { x: { time: true }, y: { range: (_, __, max) => [0, max ? max * 1.08 : 1] }, y2: { range: (_, __, max) => [0, max ? max * 1.08 : 1] } },
       axes: [
-        { ...axis, grid: { show: false }, values: (_, stamps) => stamps.map((s) => new Date(s * 1000).toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit", timeZone: zone })) },
+        { ...axis, grid: { show: false }, values: (_, stamps) => stamps.map((s) => new Date(s * 1000).toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: zone })) },
         { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => compact.format(tick)) },
         { ...axis, scale: "y2", side: 1, size: 46, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => compact.format(tick)) },
       ],

@@ -28,7 +28,6 @@ function showTheme(theme) {
   if (theme === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
   for (const button of document.querySelectorAll("[data-theme-toggle]")) {
-    button.dataset.theme = theme;
     button.setAttribute("aria-label", button.dataset[`label${theme[0].toUpperCase()}${theme.slice(1)}`]);
     for (const icon of button.querySelectorAll("[data-when]")) icon.toggleAttribute("hidden", icon.dataset.when !== theme);
   }

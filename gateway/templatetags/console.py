@@ -1,18 +1,16 @@
-"""How templates show icons, counts, durations and times, and keep the query string while one part changes.
+"""How templates show icons, counts, durations and times.
 
 Formatting only: a number that needs a query or a rule is computed before the template sees it.
 """
 
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
-from urllib.parse import urlencode
 
 from babel import Locale
 from babel.dates import format_datetime, format_timedelta
 from babel.numbers import format_compact_decimal, format_decimal, format_percent
 from django import template
 from django.forms import BoundField
-from django.template import RequestContext
 from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.html import format_html
@@ -106,21 +104,15 @@ def _time(moment: datetime, words: str) -> SafeString:
 
 
 @register.filter
+def at_short(moment: datetime) -> SafeString:
+    """As `at`, without the year: for logs, where every row is recent."""
+    return _time(moment, format_datetime(timezone.localtime(moment), "d MMM HH:mm:ss", locale=_locale()))
+
+
+@register.filter
 def clock(moment: datetime) -> str:
     """Hour and minute in the reader's zone."""
     return f"{timezone.localtime(moment):%H:%M}"
-
-
-@register.simple_tag(takes_context=True)
-def query(context: RequestContext, **changes: object) -> str:
-    """The current query string with `changes` applied; None or an empty text removes a name."""
-    kept = context["request"].GET.copy()
-    for name, value in changes.items():
-        if value in (None, ""):
-            kept.pop(name, None)
-        else:
-            kept[name] = str(value)
-    return f"?{urlencode(list(kept.lists()), doseq=True)}" if kept else "?"
 
 
 @register.filter

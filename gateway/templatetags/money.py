@@ -17,6 +17,7 @@ register = template.Library()
 PICO_EXPONENT = -12
 SIGNIFICANT_DIGITS = 4
 PRECISION = 60  # numeric(38, 0) and then some
+UNPRICED = SafeString('<span class="tag warn">unpriced</span>')
 
 
 def amount_of(pico: int | Decimal) -> Decimal:
@@ -39,9 +40,8 @@ def shown(pico: int | Decimal, currency: str) -> str:
     with localcontext(prec=PRECISION):
         digits = digits_for(amount)
         rounded = round(amount, digits)
-        if amount != 0 and abs(amount) < 1:
-            kept = -int(rounded.normalize().as_tuple().exponent)
-            digits = max(2, min(digits, kept))
+        if rounded == amount:  # nothing was rounded away, so trailing zeros would say nothing
+            digits = max(2, -int(rounded.normalize().as_tuple().exponent))
         pattern = locale.currency_formats["standard"].pattern.replace("0.00", f"0.{'0' * digits}")
         return format_currency(rounded, currency, format=pattern, locale=locale, currency_digits=False)
 
@@ -58,7 +58,7 @@ def exact(pico: int | Decimal) -> str:
 def money(pico: int | Decimal | None, currency: str = "USD") -> SafeString:
     """`{{ pico|money:currency }}`: shown rounded, the exact amount on hover and to machines."""
     if pico is None:
-        return format_html('<span class="tag warn">unpriced</span>')
+        return UNPRICED
     value = exact(pico)
     return format_html('<data value="{}" title="{} {}">{}</data>', value, currency, value, shown(pico, currency))
 
@@ -67,6 +67,12 @@ def money(pico: int | Decimal | None, currency: str = "USD") -> SafeString:
 def money_exact(pico: int | Decimal | None, currency: str = "USD") -> SafeString:
     """`{{ pico|money_exact:currency }}`: every digit, for breakdowns that must add up before the reader's eyes."""
     if pico is None:
-        return format_html('<span class="tag warn">unpriced</span>')
+        return UNPRICED
     value = exact(pico)
     return format_html('<data value="{}">{} {}</data>', value, value, currency)
+
+
+@register.filter
+def rate(price: Decimal | None, currency: str = "USD") -> SafeString:
+    """A cost rate as a decimal of the currency: $2.50; `unpriced` where no rate is in force."""
+    return money(None if price is None else price.scaleb(-PICO_EXPONENT), currency)

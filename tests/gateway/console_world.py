@@ -1,0 +1,299 @@
+"""A small house with people, tenants, keys, providers and a day and a half of calls, for the console's tests.
+
+Deterministic: the same seed gives the same calls. Written through the product's own verbs and ingest.
+"""
+
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from billing.models import Plan, PlanVersion, Subscription
+from billing.usage.ingest import ingest
+from billing.usage.records import UsageRecord
+from gateway.logs.ingest import LogEntry, store
+from routing.models import CostRate, Endpoint, Model, Provider, RoutingPolicy, RoutingPolicyVersion
+from tenants import keys
+from tenants.ids import instant_of, uuid7
+from tenants.models import ApiKey, Membership, Tenant, User
+from tenants.principal import SYSTEM
+
+PASSWORD = "correct-horse-battery-staple"
+MODELS = {  # slug: (owner, context, abilities, cost in, cost out, usual latency ms)
+    "gpt-4o-mini": ("openai", 128_000, ["vision", "tools", "json_schema"], "0.15", "0.60", 640),
+    "gpt-4o": ("openai", 128_000, ["vision", "tools", "json_schema"], "2.50", "10.00", 1250),
+    "claude-sonnet-4": ("anthropic", 200_000, ["vision", "tools", "reasoning"], "3.00", "15.00", 1900),
+    "gemini-2.5-flash": ("google", 1_048_576, ["vision", "tools", "reasoning"], "0.30", "2.50", 720),
+    "mistral-small": ("mistral", 32_000, ["tools"], "0.10", "0.30", 480),
+}
+SERVED = (
+    ("openai", "gpt-4o-mini", "us"),
+    ("openai", "gpt-4o", "us"),
+    ("azure-eu", "gpt-4o-mini", "eu"),
+    ("azure-eu", "gpt-4o", "eu"),
+    ("anthropic", "claude-sonnet-4", "us"),
+    ("gemini", "gemini-2.5-flash", "eu"),
+    ("vllm", "mistral-small", "eu"),
+)
+PROVIDERS = (
+    ("openai", "OpenAI", "openai", "", "us"),
+    ("azure-eu", "Azure West Europe", "azure_openai", "https://contoso.openai.azure.com", "eu"),
+    ("anthropic", "Anthropic", "anthropic", "", "us"),
+    ("gemini", "Google Gemini", "gemini", "", "eu"),
+    ("vllm", "Own vLLM", "openai_compatible", "http://10.0.4.12:8000/v1", "eu"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Handles to what a test clicks on."""
+
+    operator: User
+    clerk: User  # the operator's billing role
+    owner: User  # of `acme`
+    developer: User
+    viewer: User
+    stranger: User  # owner of `nordlicht`
+    acme: Tenant
+    nordlicht: Tenant
+    fresh: Tenant  # no call yet, `owner` is its owner too
+    key: ApiKey
+    request_id: UUID  # a call of acme that failed over
+    failed_id: UUID  # a call of acme that nobody served
+    stranger_id: UUID  # a call of nordlicht
+
+
+def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
+    """Make it all. `calls` are spread over the last 36 hours, denser towards `now`."""
+    people = {
+        name: User.objects.create_user(f"{name}@example.com", PASSWORD, name=name.title(), **extra)
+        for name, extra in (
+            ("olga", {"operator_role": "owner"}),
+            ("clara", {"operator_role": "billing"}),
+            ("ada", {"timezone": "Europe/Berlin"}),
+            ("dev", {}),
+            ("vera", {}),
+            ("stefan", {}),
+        )
+    }
+    acme = Tenant.objects.create(slug="acme", name="Acme Robotics", timezone="Europe/Berlin")
+    nordlicht = Tenant.objects.create(slug="nordlicht", name="Nordlicht Verlag", currency="EUR", region_policy=["eu"])
+    fresh = Tenant.objects.create(slug="fresh-foods", name="Fresh Foods")
+    Tenant.objects.create(slug="late-payer", name="Late Payer Ltd", status=Tenant.Status.SUSPENDED)
+    for tenant, name, role in (
+        (acme, "ada", "owner"),
+        (acme, "dev", "developer"),
+        (acme, "vera", "viewer"),
+        (nordlicht, "stefan", "owner"),
+        (fresh, "ada", "owner"),
+    ):
+        Membership.objects.create(tenant=tenant, user=people[name], role=role)
+    _plans(acme)
+    _routes()
+    production = _key(acme, "Production backend", limit_rpm=600)
+    nightly = _key(acme, "Nightly batch", allowed_models=["gpt-4o-mini"])
+    foreign = _key(nordlicht, "Redaktion")
+    keys.revoke(key=_key(acme, "Old laptop"), actor=SYSTEM, now=now)
+    request_id, failed_id, stranger_id = _calls(
+        now=now, count=calls, dice=random.Random(seed), acme=(acme, (production, nightly)), other=(nordlicht, foreign)
+    )
+    ApiKey.objects.filter(pk=production.pk).update(last_used_at=now - timedelta(seconds=40))
+    return World(
+        operator=people["olga"],
+        clerk=people["clara"],
+        owner=people["ada"],
+        developer=people["dev"],
+        viewer=people["vera"],
+        stranger=people["stefan"],
+        acme=acme,
+        nordlicht=nordlicht,
+        fresh=fresh,
+        key=production,
+        request_id=request_id,
+        failed_id=failed_id,
+        stranger_id=stranger_id,
+    )
+
+
+def _key(tenant, name, **rights):
+    return keys.issue(
+        tenant=tenant, name=name, scopes=["inference:*", "models:read"], actor=SYSTEM, **rights
+    ).key
+
+
+def _plans(acme):
+    plan = Plan.objects.create(slug="scale-up", name="Scale-up")
+    version = PlanVersion.objects.create(
+        plan=plan,
+        number=1,
+        base_amount="49",
+        charges=[{"model": "cost_plus", "markup_percent": "20"}],
+        limits={"limit_rpm": 1200, "max_concurrent": 64},
+    )
+    Subscription.objects.create(tenant=acme, plan_version=version, start=datetime(2026, 9, 1, tzinfo=UTC))
+
+
+def _routes():
+    providers = {
+        slug: Provider.objects.create(slug=slug, name=name, kind=kind, base_url=base_url, region=region)
+        for slug, name, kind, base_url, region in PROVIDERS
+    }
+    models = {
+        slug: Model.objects.create(
+            slug=slug, name=slug, owned_by=owner, operations=["chat"], capabilities=abilities, context_window=context
+        )
+        for slug, (owner, context, abilities, *_) in MODELS.items()
+    }
+    for provider, model, region in SERVED:
+        Endpoint.objects.create(
+            provider=providers[provider], model=models[model], provider_model=model, region=region
+        )
+        if provider == "vllm":
+            continue  # unpriced: nobody told us what our own hardware costs
+        for component, price in zip(("input", "output"), MODELS[model][3:5], strict=True):
+            CostRate.objects.create(
+                provider=provider,
+                provider_model=model,
+                component=component,
+                price=price,
+                effective_from=datetime(2026, 1, 1, tzinfo=UTC),
+            )
+    policy = RoutingPolicy.objects.create(slug="cheap-first", name="The cheapest that can")
+    RoutingPolicyVersion.objects.create(policy=policy, number=1, strategy="cost")
+
+
+def _calls(*, now, count, dice, acme, other):
+    records, entries = [], []
+    marks = {}
+    for number in range(count):
+        age_s = 36 * 3600 * dice.random() ** 3 + 2
+        request_id = uuid7(int((now.timestamp() - age_s) * 1000))
+        tenant, key = (acme[0], dice.choice(acme[1])) if dice.random() < 0.8 else other
+        kind = {0: "failover", 1: "dead"}.get(number) or dice.choices(
+            ("ok", "failover", "dead", "refused", "left"), (88, 5, 2, 3, 2)
+        )[0]
+        if number < 2:
+            tenant, key = acme[0], acme[1][0]
+        call = _call(request_id, tenant, key, kind, dice)
+        records += call[0]
+        entries.append(call[1])
+        marks.setdefault((tenant.slug, kind), request_id)
+    ingest(records, recorded_at=now)
+    store(entries, now=now)
+    return marks[acme[0].slug, "failover"], marks[acme[0].slug, "dead"], marks[other[0].slug, "ok"]
+
+
+def _call(request_id, tenant, key, kind, dice):
+    provider, model, region = dice.choices(SERVED, (30, 14, 22, 10, 12, 16, 2))[0]
+    _, _, _, cost_in, cost_out, usual_ms = MODELS[model]
+    tokens_in, tokens_out = dice.randrange(60, 4200), dice.randrange(12, 900)
+    is_stream = dice.random() < 0.6
+    took = int(usual_ms * dice.lognormvariate(0, 0.45))
+    first = int(took * 0.4) if is_stream else None
+    is_priced = provider != "vllm"
+    pico = {"input": tokens_in * int(float(cost_in) * 1_000_000), "output": tokens_out * int(float(cost_out) * 1_000_000)}
+    cost = sum(pico.values()) if is_priced else None
+    price = cost * 12 // 10 if cost is not None else None
+    attempts = []
+    if kind in ("failover", "dead"):
+        attempts.append(("openai", "gpt-4o", "us", "error", "rate_limited", 429, 184, None, 0, {}, {}))
+    if kind == "dead":
+        attempts.append(("azure-eu", "gpt-4o", "eu", "error", "server_error", 502, 2210, None, 0, {}, {}))
+    if kind in ("ok", "failover", "left"):
+        status = "cancelled" if kind == "left" else "ok"
+        units = {"input": tokens_in, "output": tokens_out}
+        attempts.append((provider, model, region, status, "", 200, took, first, cost, units, pico if is_priced else None))
+    http, code, message = {
+        "dead": (502, "provider_unavailable", "All targets failed: openai 429, azure-eu 502."),
+        "refused": (429, "rate_limit_exceeded", "600 requests per minute are used up. Retry in 12 s."),
+        "left": (499, "", ""),
+    }.get(kind, (200, "", ""))
+    request_model = dice.choice(("policy:cheap-first", model))
+    policy = "cheap-first@1" if request_model.startswith("policy:") else ""
+    moment = instant_of(request_id)
+    records = [
+        UsageRecord(
+            occurred_at=moment,
+            request_id=request_id,
+            attempt=number,
+            tenant_id=tenant.id,
+            api_key_id=key.id,
+            plan_version_id=UUID(int=3),
+            operation="chat",
+            request_model=request_model,
+            model=row[1],
+            provider=row[0],
+            provider_model=row[1],
+            endpoint_id=UUID(int=4),
+            region=row[2],
+            policy=policy,
+            status=row[3],
+            error_type=row[4],
+            is_final=number == len(attempts),
+            is_stream=is_stream,
+            usage_source="provider",
+            input_tokens=row[9].get("input", 0),
+            output_tokens=row[9].get("output", 0),
+            cost_pico=row[8],
+            cost_currency="USD",
+            price_pico=price if row[9] else 0,
+            price_currency="USD",
+            cost_components=row[10] or None,
+            latency_ms=row[6],
+            first_byte_ms=row[7],
+        )
+        for number, row in enumerate(attempts, 1)
+    ]
+    last = attempts[-1] if attempts else None
+    route = {
+        "strategy": "cost" if policy else "weighted",
+        "kept": [
+            {"provider": "openai", "model": "gpt-4o", "region": "us", "score": 0.0021, "reason": "0.0021 USD for this request"},
+            {"provider": provider, "model": model, "region": region, "score": 0.0024, "reason": "0.0024 USD for this request"},
+        ],
+        "dropped": [
+            {"provider": "vllm", "model": "mistral-small", "reason": "context window 32000 is too small for 41210 tokens"},
+            {"provider": "gemini", "model": "gemini-2.5-flash", "reason": "cannot: logprobs"},
+        ],
+    }
+    entry = LogEntry(
+        occurred_at=moment,
+        request_id=request_id,
+        tenant_id=tenant.id,
+        api_key_id=key.id,
+        operation="chat",
+        request_model=request_model,
+        model=last[1] if last else "",
+        provider=last[0] if last else "",
+        region=last[2] if last else "",
+        policy=policy,
+        status=http,
+        error_code=code,
+        error_message=message,
+        finish_reason="stop" if http == 200 else "",
+        is_stream=is_stream,
+        feature=dice.choice(("search", "support-bot", "")),
+        tags={"team": dice.choice(("core", "growth"))},
+        input_tokens=tokens_in if last and last[9] else 0,
+        output_tokens=tokens_out if last and last[9] else 0,
+        usage_source="provider",
+        cost_pico=last[8] if last else 0,
+        price_pico=price if last and last[9] else 0,
+        cost_currency="USD",
+        price_currency="USD",
+        latency_ms=sum(row[6] for row in attempts) + 4,
+        first_byte_ms=last[7] if last else None,
+        attempts=[
+            dict(
+                zip(
+                    ("provider", "model", "region", "status", "error", "http_status", "latency_ms", "first_byte_ms",
+                     "cost_pico", "units", "cost_components"),
+                    row,
+                    strict=True,
+                )
+            )
+            for row in attempts
+        ],
+        route={} if kind == "refused" else route,
+    )  # fmt: skip
+    return records, entry
