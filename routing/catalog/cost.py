@@ -162,6 +162,26 @@ def cost_of(
     return Cost(costs, total)
 
 
+def estimate_pico(
+    card: RateCard, input_tokens: int, output_tokens: int, instant_s: float, service_tier: str = ""
+) -> int:
+    """Roughly what a request without cached or special tokens will cost, to compare targets; never booked.
+
+    At least one input token is assumed, so that an endpoint without an input rate shows. Raises Unpriced.
+    """
+    components = card.at(instant_s).tiers.get(service_tier, _NO_RATES)
+    step = _step(components, "input", input_tokens)
+    if step is None:
+        raise Unpriced("input")
+    pico = (input_tokens or 1) * step[1] // step[2]
+    if output_tokens:
+        step = _step(components, "output", input_tokens)
+        if step is None:
+            raise Unpriced("output")
+        pico += output_tokens * step[1] // step[2]
+    return pico
+
+
 def price_per_million(
     card: RateCard,
     instant: datetime | float,

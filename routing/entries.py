@@ -1,0 +1,109 @@
+"""The routing configuration of one moment, as the pipeline and the planner see it. Pure data.
+
+Nothing here is changed after it was built; `_by_name` and `_choices` are answers worked out once.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from routing.types import Target
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model that somebody serves. `created` is in unix seconds; `targets` may be empty."""
+
+    slug: str
+    name: str
+    owned_by: str
+    operations: frozenset[str]
+    capabilities: frozenset[str]
+    context_window: int | None
+    max_output_tokens: int | None
+    created: int
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTarget:
+    """What a policy points at: a model, a provider, or a model at a provider."""
+
+    model: str | None
+    provider: str | None
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEntry:
+    """A policy's wording in force. No targets means the whole catalogue; no tenant means for all."""
+
+    slug: str
+    number: int
+    strategy: str
+    targets: tuple[PolicyTarget, ...]
+    constraints: Mapping[str, Any]
+    max_attempts: int
+    tenant_id: UUID | None
+
+
+type Choice = tuple[Target, int, int]
+"""A target, the weight and the position of the policy target that led to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingSnapshot:
+    """One version of the routing floor's configuration. `providers` maps the slugs in use to their kinds."""
+
+    version: int
+    models: Mapping[str, ModelEntry]
+    policies: Mapping[tuple[UUID | None, str], PolicyEntry]
+    providers: Mapping[str, str]
+    _by_name: dict[tuple[str, str], tuple[Target, ...]] = field(init=False, repr=False, compare=False)
+    _choices: dict[tuple[UUID | None, str], tuple[Choice, ...]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        by_name: dict[tuple[str, str], tuple[Target, ...]] = {}
+        for entry in self.models.values():
+            for target in entry.targets:
+                for name in {target.provider_model, target.model}:
+                    key = (target.provider, name)
+                    by_name[key] = (*by_name.get(key, ()), target)
+        object.__setattr__(self, "_by_name", by_name)
+
+    def targets_of(self, provider: str, name: str) -> tuple[Target, ...]:
+        """One provider's targets for `name`: its own name of a model, or our slug."""
+        return self._by_name.get((provider, name), ())
+
+    def choices_of(self, policy: PolicyEntry) -> tuple[Choice, ...]:
+        """The targets a policy points at, each once, in its order. Worked out once per snapshot."""
+        key = (policy.tenant_id, policy.slug)
+        choices = self._choices.get(key)
+        if choices is None:
+            choices = self._choices[key] = tuple(self._expand(policy))
+        return choices
+
+    def _expand(self, policy: PolicyEntry) -> Iterable[Choice]:
+        seen: set[str] = set()
+        everything = (PolicyTarget(model=None, provider=None, weight=1),)
+        for position, pointer in enumerate(policy.targets or everything):
+            for target in self._pointed_at(pointer):
+                if target.endpoint_id not in seen:
+                    seen.add(target.endpoint_id)
+                    yield target, pointer.weight, position
+
+    def _pointed_at(self, pointer: PolicyTarget) -> Iterable[Target]:
+        if pointer.provider is not None and pointer.model is not None:
+            return self.targets_of(pointer.provider, pointer.model)
+        if pointer.model is not None:
+            entry = self.models.get(pointer.model)
+            return entry.targets if entry else ()
+        return (
+            target
+            for entry in self.models.values()
+            for target in entry.targets
+            if pointer.provider in (None, target.provider)
+        )

@@ -1,0 +1,189 @@
+"""Everything a call must know about providers, models, prices and policies, as plain data in memory.
+
+`load` alone reads the database here, in a fixed number of queries; what it returns is never changed.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Q
+from django.utils import timezone
+
+from routing import credentials
+from routing.catalog.cost import Rate, RateCard, RatesInvalid
+from routing.credentials import OperatorCredential
+from routing.entries import ModelEntry, PolicyEntry, PolicyTarget, RoutingSnapshot
+from routing.models import CostRate, Endpoint, Provider, RoutingPolicyVersion
+from routing.registry import base_url_of, dialect_of
+from routing.types import ProviderKind, Target
+from tenants import versions
+
+__all__ = ["ModelEntry", "PolicyEntry", "PolicyTarget", "RoutingSnapshot", "load"]
+
+logger = logging.getLogger(__name__)
+
+RATES_KEPT_FOR = timedelta(days=1)
+"""A rate that ended longer ago can price no call that is still under way."""
+
+NO_RATES = RateCard(())
+
+
+def load() -> RoutingSnapshot:
+    """The configuration as the database has it now, secrets opened.
+
+    A row that cannot be used (a secret under a lost key, rates that contradict each other) is logged and
+    left out: it must not take the other routes down with it.
+    """
+    # The version comes first: a change during the load then makes the next poll load again.
+    version = versions.current()["routing"]
+    endpoints = list(
+        Endpoint.objects.filter(is_enabled=True, provider__is_enabled=True)
+        .select_related("provider", "model")
+        .order_by("model__slug", "provider__slug", "id")
+    )
+    secrets = credentials.unseal_all()
+    usable = [
+        (endpoint, secrets.get(endpoint.provider_id))
+        for endpoint in endpoints
+        if endpoint.provider_id in secrets or not dialect_of(endpoint.provider.kind).needs_key
+    ]
+    cards = _cards([endpoint for endpoint, _ in usable])
+    targets: dict[UUID, list[Target]] = defaultdict(list)
+    for endpoint, secret in usable:
+        targets[endpoint.model_id].append(_target(endpoint, secret, cards.get(endpoint.pk, NO_RATES)))
+    return RoutingSnapshot(
+        version=version,
+        models=_models(endpoints, targets),
+        policies=_policies(),
+        providers=dict(Provider.objects.filter(is_enabled=True).values_list("slug", "kind")),
+    )
+
+
+def policy_target(raw: str | Mapping[str, Any]) -> PolicyTarget:
+    """A target as policies are written: a model's slug, or {"model", "provider", "weight"}."""
+    if isinstance(raw, str):
+        return PolicyTarget(model=raw, provider=None, weight=1)
+    return PolicyTarget(raw.get("model"), raw.get("provider"), int(raw.get("weight", 1)))
+
+
+def _models(endpoints: list[Endpoint], targets: Mapping[UUID, list[Target]]) -> dict[str, ModelEntry]:
+    rows = {endpoint.model_id: endpoint.model for endpoint in endpoints}
+    return {
+        row.slug: ModelEntry(
+            slug=row.slug,
+            name=row.name,
+            owned_by=row.owned_by,
+            operations=frozenset(row.operations),
+            capabilities=frozenset(row.capabilities),
+            context_window=row.context_window,
+            max_output_tokens=row.max_output_tokens,
+            created=int(row.created_at.timestamp()),
+            targets=tuple(targets.get(row.pk, ())),
+        )
+        for row in rows.values()
+    }
+
+
+def _target(endpoint: Endpoint, secret: OperatorCredential | None, rates: RateCard) -> Target:
+    provider, model = endpoint.provider, endpoint.model
+    return Target(
+        endpoint_id=str(endpoint.pk),
+        provider=provider.slug,
+        kind=ProviderKind(provider.kind),
+        provider_model=endpoint.provider_model,
+        model=model.slug,
+        region=endpoint.region or provider.region,
+        base_url=base_url_of(provider.kind, secret.base_url if secret else "", provider.base_url),
+        credential_id=str(secret.id) if secret else "",
+        api_key=secret.api_key if secret else "",
+        operations=frozenset(model.operations) & dialect_of(provider.kind).operations,
+        capabilities=frozenset(model.capabilities),
+        context_window=model.context_window,
+        max_output_tokens=model.max_output_tokens,
+        weight=endpoint.weight,
+        rates=rates,
+        options={name: str(value) for name, value in provider.options.items()},
+        first_byte_timeout_s=provider.first_byte_timeout_s,
+        stall_timeout_s=provider.stall_timeout_s,
+        total_timeout_s=provider.total_timeout_s,
+    )
+
+
+def price_keys(provider: Provider, provider_model: str, model_slug: str) -> tuple[tuple[str, str], ...]:
+    """Where an endpoint's rates may stand, best first: the provider's own, then its price book's.
+
+    A deployment's name is the operator's own word, so there the book is asked for the model's slug too.
+    """
+    dialect = dialect_of(provider.kind)
+    book = provider.price_book or dialect.price_book
+    keys = [(provider.slug, provider_model)]
+    if book:
+        keys.append((book, provider_model))
+        if dialect.are_names_deployments:
+            keys.append((book, model_slug))
+    return tuple(dict.fromkeys(keys))
+
+
+def _cards(endpoints: list[Endpoint]) -> dict[UUID, RateCard]:
+    wanted = {e.pk: price_keys(e.provider, e.provider_model, e.model.slug) for e in endpoints}
+    keys = {key for candidates in wanted.values() for key in candidates}
+    rates: dict[tuple[str, str], list[Rate]] = defaultdict(list)
+    rows = CostRate.objects.filter(
+        Q(effective_to__isnull=True) | Q(effective_to__gt=timezone.now() - RATES_KEPT_FOR),
+        provider__in={provider for provider, _ in keys},
+        provider_model__in={name for _, name in keys},
+    )
+    for row in rows.iterator(chunk_size=2000):
+        rates[row.provider, row.provider_model].append(rate_of(row))
+    cards: dict[tuple[str, str], RateCard] = {}
+    for key in keys & rates.keys():
+        try:
+            cards[key] = RateCard(rates[key])
+        except RatesInvalid as error:
+            logger.error("the rates of %s/%s are not used, its calls are unpriced: %s", *key, error)
+            cards[key] = NO_RATES
+    return {
+        endpoint_id: card
+        for endpoint_id, candidates in wanted.items()
+        if (card := next((cards[key] for key in candidates if key in cards), None)) is not None
+    }
+
+
+def rate_of(row: CostRate) -> Rate:
+    """A CostRate row as plain data."""
+    return Rate(
+        component=row.component,
+        price=row.price,
+        per=row.per,
+        currency=row.currency,
+        service_tier=row.service_tier,
+        min_input_tokens=row.min_input_tokens,
+        effective_from=row.effective_from,
+        effective_to=row.effective_to,
+        id=str(row.pk),
+    )
+
+
+def _policies() -> dict[tuple[UUID | None, str], PolicyEntry]:
+    newest = (
+        RoutingPolicyVersion.objects.filter(policy__is_enabled=True)
+        .order_by("policy_id", "-number")
+        .distinct("policy_id")
+        .select_related("policy")
+    )
+    return {
+        (version.policy.tenant_id, version.policy.slug): PolicyEntry(
+            slug=version.policy.slug,
+            number=version.number,
+            strategy=version.strategy,
+            targets=tuple(policy_target(raw) for raw in version.targets),
+            constraints=dict(version.constraints),
+            max_attempts=version.max_attempts,
+            tenant_id=version.policy.tenant_id,
+        )
+        for version in newest
+    }
