@@ -3,7 +3,7 @@
 Nothing here is changed after it was built; `_by_name` and `_choices` are answers worked out once.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -64,6 +64,8 @@ class RoutingSnapshot:
     _choices: dict[tuple[UUID | None, str], tuple[Choice, ...]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
+    memo: dict[Hashable, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+    """What the planner worked out for this snapshot; it may be emptied at any time."""
 
     def __post_init__(self) -> None:
         by_name: dict[tuple[str, str], tuple[Target, ...]] = {}

@@ -69,7 +69,7 @@ type _Step = tuple[int, int, int]
 class InForce:
     """The rates between two boundaries, by service tier and component; highest context tier first."""
 
-    __slots__ = ("from_s", "tiers", "until_s")
+    __slots__ = ("from_s", "plain", "tiers", "until_s")
 
     def __init__(
         self, from_s: float, until_s: float, tiers: Mapping[str, Mapping[str, tuple[_Step, ...]]]
@@ -77,6 +77,9 @@ class InForce:
         self.from_s = from_s
         self.until_s = until_s
         self.tiers = tiers
+        self.plain = {
+            tier: (steps.get("input", ()), steps.get("output", ())) for tier, steps in tiers.items()
+        }
 
 
 _NO_RATES: Mapping[str, tuple[_Step, ...]] = MappingProxyType({})
@@ -169,16 +172,18 @@ def estimate_pico(
 
     At least one input token is assumed, so that an endpoint without an input rate shows. Raises Unpriced.
     """
-    components = card.at(instant_s).tiers.get(service_tier, _NO_RATES)
-    step = _step(components, "input", input_tokens)
-    if step is None:
+    input_steps, output_steps = card.at(instant_s).plain.get(service_tier, ((), ()))
+    for minimum, numerator, denominator in input_steps:
+        if input_tokens > minimum or minimum == 0:
+            pico = (input_tokens or 1) * numerator // denominator
+            break
+    else:
         raise Unpriced("input")
-    pico = (input_tokens or 1) * step[1] // step[2]
     if output_tokens:
-        step = _step(components, "output", input_tokens)
-        if step is None:
-            raise Unpriced("output")
-        pico += output_tokens * step[1] // step[2]
+        for minimum, numerator, denominator in output_steps:
+            if input_tokens > minimum or minimum == 0:
+                return pico + output_tokens * numerator // denominator
+        raise Unpriced("output")
     return pico
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import IntEnum
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -23,6 +24,8 @@ EXPLORE_SHARE = 0.05
 PRIOR_MS = 1000.0
 """What an unmeasured endpoint is taken for the rest of the time."""
 NOT_COMPARABLE = float("inf")
+DRAWN_PLACES = 5
+MEMO_ENTRIES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,8 @@ class _Stage(IntEnum):
     ALLOWED = 1
     OPERATION = 2
     CAPABILITY = 3
-    CONTEXT = 4
-    REGION = 5
+    REGION = 4
+    CONTEXT = 5
     PRICED = 6
     PRICE_LIMIT = 7
 
@@ -62,13 +65,21 @@ class _Limits:
     max_price_per_million: Decimal | None
 
 
-class _Kept(NamedTuple):
-    """A target that passed; `cost_pico` is None while unpriced. A tuple, because planning must stay cheap."""
+type _Kept = tuple[Target, int, int, int | None]
+"""A target that passed, weight and position of its policy target, and its estimated cost in pico-units (None
+while unpriced). A plain tuple, because planning fifty endpoints must stay cheap."""
 
-    target: Target
-    weight: int  # of the policy's pointer; of the endpoint for a plain name
-    position: int  # of the policy's pointer
-    cost_pico: int | None
+
+class _Sieved(NamedTuple):
+    """What the filters say that do not depend on this one request's size: worked out once per snapshot."""
+
+    limits: _Limits
+    choices: Sequence[Choice]
+    passed: Sequence[Choice]
+    dropped: Sequence[Dropped]
+    furthest: _Stage
+    currency: str
+    is_mixed: bool  # some rates are in another currency than the commonest, `currency`
 
 
 def plan(
@@ -81,20 +92,30 @@ def plan(
     model_unpriced.
     """
     policy, choices = _resolve(request, snapshot)
-    limits = _limits(request, policy)
-    kept, dropped, furthest = _filter(request, choices, limits, now)
+    key = (
+        request.model,
+        policy.tenant_id if policy else None,
+        request.operation,
+        request.capabilities,
+        request.regions,
+        request.allowed_models,
+    )
+    sieved: _Sieved | None = snapshot.memo.get(key)
+    if sieved is None:
+        if len(snapshot.memo) >= MEMO_ENTRIES:
+            snapshot.memo.clear()
+        sieved = snapshot.memo[key] = _sieve(request, policy, choices)
+    kept, dropped, furthest = _weigh(request, sieved, now)
     if not kept:
         if not choices:
             raise _not_found(request.model)
-        raise _refusal(request, furthest, limits)
+        raise _refusal(request, furthest, sieved.limits)
     strategy = policy.strategy if policy else "weighted"
     return RoutePlan(
         policy=f"{policy.slug}@{policy.number}" if policy else "",
         strategy=strategy,
-        targets=tuple(
-            _ranked(strategy, kept, latency_of=latency_of, draw=draw, is_policy=policy is not None)
-        ),
-        dropped=(*dropped, *_dead_ends(policy, choices)),
+        targets=tuple(_ranked(strategy if policy else "", kept, sieved, latency_of=latency_of, draw=draw)),
+        dropped=(*sieved.dropped, *dropped),
     )
 
 
@@ -165,16 +186,15 @@ def check_constraints(constraints: Mapping[str, Any]) -> None:
                 raise ValueError(f"the constraint {name!r} is unknown")
 
 
-def _filter(
-    request: PlanRequest, choices: Iterable[Choice], limits: _Limits, now: float
-) -> tuple[list[_Kept], list[Dropped], _Stage]:
+def _sieve(request: PlanRequest, policy: PolicyEntry | None, choices: Sequence[Choice]) -> _Sieved:
+    """Allowlist, operation, capabilities and regions: all that a call's size and time do not touch."""
+    limits = _limits(request, policy)
     is_allowed_whole = request.allowed_models is None or request.model in request.allowed_models
-    kept: list[_Kept] = []
+    passed: list[Choice] = []
     dropped: list[Dropped] = []
     furthest = _Stage.ALLOWED
     for choice in choices:
         target = choice[0]
-        cost_pico: int | None = None
         if not is_allowed_whole and not _is_allowed(request.allowed_models, target):
             stage, reason = _Stage.ALLOWED, "not among the models this key may use"
         elif request.operation not in target.operations:
@@ -182,38 +202,64 @@ def _filter(
         elif not limits.capabilities <= target.capabilities:
             missing = min(limits.capabilities - target.capabilities)
             stage, reason = _Stage.CAPABILITY, f"does not support {missing}"
-        elif target.context_window is not None and request.input_tokens > target.context_window:
-            stage, reason = _Stage.CONTEXT, f"its context window is {target.context_window} tokens"
         elif limits.regions is not None and target.region not in limits.regions:
             stage, reason = _Stage.REGION, f"is in region {target.region}"
         else:
-            try:
-                cost_pico = estimate_pico(
-                    target.rates, request.input_tokens, request.output_tokens, now, request.service_tier
-                )
-            except Unpriced as unpriced:
-                if request.allow_unpriced and limits.max_price_per_million is None:
-                    kept.append(_Kept(*choice, None))
-                    continue
-                stage, reason = _Stage.PRICED, f"has no price for {unpriced.component}"
-            else:
-                if limits.max_price_per_million is None or _is_within(target, request, limits, now):
-                    kept.append(_Kept(*choice, cost_pico))
-                    continue
-                stage, reason = (
-                    _Stage.PRICE_LIMIT,
-                    f"costs more than {limits.max_price_per_million} per million",
-                )
-        dropped.append(Dropped(target.endpoint_id, target.provider, target.model, reason))
+            passed.append(choice)
+            continue
+        dropped.append(_dropped(target, reason))
         furthest = max(furthest, stage)
+    currencies = Counter(target.rates.currency for target, _, _ in passed).most_common()
+    return _Sieved(
+        limits=limits,
+        choices=choices,
+        passed=passed,
+        dropped=[*dropped, *_dead_ends(policy, choices)],
+        furthest=furthest,
+        currency=currencies[0][0] if currencies else "",
+        is_mixed=len(currencies) > 1,
+    )
+
+
+def _weigh(request: PlanRequest, sieved: _Sieved, now: float) -> tuple[list[_Kept], list[Dropped], _Stage]:
+    """Context window and price: what depends on this very request."""
+    input_tokens, output_tokens = request.input_tokens, request.output_tokens
+    limit = sieved.limits.max_price_per_million
+    kept: list[_Kept] = []
+    dropped: list[Dropped] = []
+    furthest = sieved.furthest
+    for target, weight, position in sieved.passed:
+        window = target.context_window
+        if window is not None and input_tokens > window:
+            dropped.append(_dropped(target, f"its context window is {window} tokens"))
+            furthest = max(furthest, _Stage.CONTEXT)
+            continue
+        try:
+            cost_pico = estimate_pico(target.rates, input_tokens, output_tokens, now, request.service_tier)
+        except Unpriced as unpriced:
+            if request.allow_unpriced and limit is None:
+                kept.append((target, weight, position, None))
+            else:
+                dropped.append(_dropped(target, f"has no price for {unpriced.component}"))
+                furthest = max(furthest, _Stage.PRICED)
+            continue
+        if limit is not None and not _is_within(target, request, limit, now):
+            dropped.append(_dropped(target, f"costs more than {limit} per million"))
+            furthest = max(furthest, _Stage.PRICE_LIMIT)
+            continue
+        kept.append((target, weight, position, cost_pico))
     return kept, dropped, furthest
+
+
+def _dropped(target: Target, reason: str) -> Dropped:
+    return Dropped(target.endpoint_id, target.provider, target.model, reason)
 
 
 def _is_allowed(allowed: frozenset[str] | None, target: Target) -> bool:
     return allowed is None or target.model in allowed or f"{target.provider}/{target.model}" in allowed
 
 
-def _is_within(target: Target, request: PlanRequest, limits: _Limits, now: float) -> bool:
+def _is_within(target: Target, request: PlanRequest, limit: Decimal, now: float) -> bool:
     """Neither input nor output may cost more per million than the policy says."""
     components = ("input", "output") if request.output_tokens else ("input",)
     return all(
@@ -224,7 +270,7 @@ def _is_within(target: Target, request: PlanRequest, limits: _Limits, now: float
             service_tier=request.service_tier,
             input_tokens=request.input_tokens,
         )
-        <= (limits.max_price_per_million or 0)
+        <= limit
         for component in components
     )
 
@@ -291,13 +337,13 @@ def _is_named_before(policy: PolicyEntry, position: int, choices: Sequence[Choic
 
 
 def _ranked(
-    strategy: str, kept: list[_Kept], *, latency_of: LatencyOf, draw: float, is_policy: bool
+    strategy: str, kept: list[_Kept], sieved: _Sieved, *, latency_of: LatencyOf, draw: float
 ) -> Iterable[Ranked]:
-    if not is_policy:
-        return _drawn_then_cheapest(kept, draw)
     match strategy:
+        case "":
+            return _drawn_then_cheapest(kept, draw)
         case "cost":
-            return _by_cost(kept, latency_of)
+            return _by_cost(kept, sieved, latency_of)
         case "latency":
             return _by_latency(kept, latency_of, draw)
         case "weighted":
@@ -307,116 +353,117 @@ def _ranked(
     raise ApiError("invalid_request", f"The strategy {strategy!r} is unknown.", param="model")
 
 
-def _by_cost(kept: list[_Kept], latency_of: LatencyOf) -> list[Ranked]:
-    """Cheapest first, of equals the faster; then other currencies than the commonest, then the unpriced."""
-    currency = _commonest_currency(kept)
-
-    def key(each: _Kept) -> tuple[int, int, float]:
-        if each.cost_pico is None:
-            return 2, 0, 0.0
-        latency_ms = latency_of(each.target.endpoint_id)
-        is_foreign = each.target.rates.currency != currency
-        return is_foreign, each.cost_pico, PRIOR_MS if latency_ms is None else latency_ms
-
-    return [Ranked(each.target, *_cost_words(each, currency)) for each in sorted(kept, key=key)]
-
-
-def _cost_words(each: _Kept, currency: str) -> tuple[float, str]:
-    if each.cost_pico is None:
-        return NOT_COMPARABLE, "unpriced"
-    own = each.target.rates.currency
-    if own != currency:
-        return NOT_COMPARABLE, f"priced in {own}, not comparable with {currency}"
-    return float(each.cost_pico), "estimated cost in pico-units"
-
-
-def _commonest_currency(kept: list[_Kept]) -> str:
-    first = kept[0].target.rates.currency
-    if all(each.target.rates.currency == first for each in kept):
-        return first
-    return Counter(each.target.rates.currency for each in kept).most_common(1)[0][0]
+def _by_cost(kept: list[_Kept], sieved: _Sieved, latency_of: LatencyOf) -> list[Ranked]:
+    """Cheapest first, of equals the faster; then what cannot be compared: other currencies, unpriced."""
+    comparable: list[tuple[int, float, int, Target]] = []
+    foreign: list[Ranked] = []
+    unpriced: list[Ranked] = []
+    for place, (target, _, _, cost_pico) in enumerate(kept):
+        if cost_pico is None:
+            unpriced.append(Ranked(target, NOT_COMPARABLE, "unpriced"))
+        elif sieved.is_mixed and target.rates.currency != sieved.currency:
+            words = f"priced in {target.rates.currency}, not comparable with {sieved.currency}"
+            foreign.append(Ranked(target, NOT_COMPARABLE, words))
+        else:
+            latency_ms = latency_of(target.endpoint_id)
+            comparable.append((cost_pico, PRIOR_MS if latency_ms is None else latency_ms, place, target))
+    comparable.sort()
+    reason = "estimated cost in pico-units"
+    return [*[Ranked(target, float(cost), reason) for cost, _, _, target in comparable], *foreign, *unpriced]
 
 
 def _by_latency(kept: list[_Kept], latency_of: LatencyOf, draw: float) -> list[Ranked]:
     """Fastest measured first byte first; now and then an unmeasured one, so that it gets measured."""
-    figures = [(each, latency_of(each.target.endpoint_id)) for each in kept]
-    unmeasured = [each for each, latency_ms in figures if latency_ms is None]
-    explored = None
-    if unmeasured and len(unmeasured) < len(kept) and draw < EXPLORE_SHARE:
-        explored = unmeasured[int(draw / EXPLORE_SHARE * len(unmeasured))]
-    elif len(unmeasured) == len(kept):
+    figures = [latency_of(target.endpoint_id) for target, _, _, _ in kept]
+    unmeasured = [place for place, latency_ms in enumerate(figures) if latency_ms is None]
+    explored = -1
+    if unmeasured and len(unmeasured) < len(kept):
+        if draw < EXPLORE_SHARE:
+            explored = unmeasured[int(draw / EXPLORE_SHARE * len(unmeasured))]
+    elif unmeasured:
         # Nothing is known of any: spread the first calls over all of them.
         explored = unmeasured[int(draw * len(unmeasured))]
-    ranked = [
+    rows = [
         (
-            each is not explored,
+            place != explored,
             PRIOR_MS if latency_ms is None else latency_ms,
-            NOT_COMPARABLE if each.cost_pico is None else each.cost_pico,
-            "measured first byte in ms" if latency_ms is not None else "not measured yet",
-            each.target,
+            NOT_COMPARABLE if cost_pico is None else cost_pico,
+            place,
+            target,
         )
-        for each, latency_ms in figures
+        for place, ((target, _, _, cost_pico), latency_ms) in enumerate(zip(kept, figures, strict=True))
     ]
-    ranked.sort(key=lambda row: row[:3])
-    return [
-        Ranked(target, score, reason if is_not_explored else "not measured yet, drawn to explore")
-        for is_not_explored, score, _, reason, target in ranked
-    ]
+    rows.sort()
+    ranked: list[Ranked] = []
+    for is_not_explored, latency_ms, _, place, target in rows:
+        if figures[place] is not None:
+            reason = "measured first byte in ms"
+        else:
+            reason = "not measured yet" if is_not_explored else "not measured yet, drawn to explore"
+        ranked.append(Ranked(target, latency_ms, reason))
+    return ranked
 
 
 def _by_weight(kept: list[_Kept], draw: float) -> list[Ranked]:
-    """A weighted order without replacement out of one draw: its rest after each pick is uniform again.
+    """The first places by one draw without replacement: its rest after each pick is uniform again.
 
-    A policy target's weight is shared by its endpoints in proportion to theirs.
+    A policy target's weight is shared by its endpoints in proportion to theirs. Nobody tries more than
+    `DRAWN_PLACES` targets, so what is behind them follows by weight.
     """
     shares: Counter[int] = Counter()
-    for each in kept:
-        shares[each.position] += each.target.weight
-    pool = [(each, each.weight * each.target.weight / (shares[each.position] or 1)) for each in kept]
+    for target, _, position, _ in kept:
+        shares[position] += target.weight
+    pool = [
+        (target, weight * target.weight / (shares[position] or 1)) for target, weight, position, _ in kept
+    ]
     ranked: list[Ranked] = []
-    while pool:
-        each, share, draw = _pick(pool, draw)
-        ranked.append(Ranked(each.target, float(len(ranked)), f"drawn with weight share {share:.3g}"))
+    while pool and len(ranked) < DRAWN_PLACES:
+        chosen, share, draw = _pick(pool, draw)
+        ranked.append(Ranked(pool.pop(chosen)[0], float(len(ranked)), f"drawn with weight share {share:.3g}"))
+    pool.sort(key=itemgetter(1), reverse=True)
+    ranked.extend(
+        Ranked(target, float(place), "next by weight") for place, (target, _) in enumerate(pool, DRAWN_PLACES)
+    )
     return ranked
 
 
 def _drawn_then_cheapest(kept: list[_Kept], draw: float) -> list[Ranked]:
     """A plain model name: one endpoint drawn by weight, the others behind it from the cheapest up."""
-    pool = [(each, float(each.weight)) for each in kept]
-    first, share, _ = _pick(pool, draw)
-    rest = sorted((each for each, _ in pool), key=_cost_key)
+    if len(kept) == 1:
+        return [Ranked(kept[0][0], 0.0, "the only endpoint")]
+    chosen, share, _ = _pick([(target, float(weight)) for target, weight, _, _ in kept], draw)
+    rest = sorted((each for place, each in enumerate(kept) if place != chosen), key=_cost_key)
     return [
-        Ranked(first.target, 0.0, f"drawn with weight share {share:.3g}"),
-        *(Ranked(each.target, float(place), "next by cost") for place, each in enumerate(rest, start=1)),
+        Ranked(kept[chosen][0], 0.0, f"drawn with weight share {share:.3g}"),
+        *(Ranked(each[0], float(place), "next by cost") for place, each in enumerate(rest, start=1)),
     ]
 
 
 def _in_order(kept: list[_Kept]) -> list[Ranked]:
-    ordered = sorted(kept, key=lambda each: (each.position, _cost_key(each)))
-    return [Ranked(each.target, float(each.position), "in the policy's order") for each in ordered]
+    ordered = sorted(kept, key=lambda each: (each[2], _cost_key(each)))
+    return [Ranked(target, float(position), "in the policy's order") for target, _, position, _ in ordered]
 
 
 def _cost_key(each: _Kept) -> float:
-    return NOT_COMPARABLE if each.cost_pico is None else each.cost_pico
+    return NOT_COMPARABLE if each[3] is None else each[3]
 
 
-def _pick(pool: list[tuple[_Kept, float]], draw: float) -> tuple[_Kept, float, float]:
-    """Take one out of `pool` by weight: it, its share of the weights, and the draw that is left.
+def _pick(pool: Sequence[tuple[Target, float]], draw: float) -> tuple[int, float, float]:
+    """Choose one by weight: its index, its share of the weights, and the draw that is left.
 
-    A weight of zero is taken only when nothing else is left.
+    A weight of zero is chosen only when nothing else is there.
     """
     total = sum(weight for _, weight in pool)
     if total <= 0:
-        each, _ = pool.pop(0)
-        return each, 0.0, draw
+        return 0, 0.0, draw
     point = draw * total
-    passed = 0.0
-    chosen = max(index for index, (_, weight) in enumerate(pool) if weight > 0)
+    passed = chosen_from = chosen_weight = 0.0
+    chosen = 0
     for index, (_, weight) in enumerate(pool):
-        if weight > 0 and point < passed + weight:
-            chosen = index
-            break
-        passed += weight
-    each, weight = pool.pop(chosen)
-    left = min(max((point - passed) / weight, 0.0), 1.0 - 2**-53)
-    return each, weight / total, left
+        if weight > 0:
+            chosen, chosen_from, chosen_weight = index, passed, weight
+            passed += weight
+            if point < passed:
+                break
+    left = min(max((point - chosen_from) / chosen_weight, 0.0), 1.0 - 2**-53)
+    return chosen, chosen_weight / total, left

@@ -164,7 +164,7 @@ def test_without_a_target_the_error_is_the_furthest_filter(
     assert (error.code, error.status, error.param) == (code, status, param)
 
 
-def test_an_unsupported_capability_is_named_though_another_region_would_have_it() -> None:
+def test_a_region_is_the_error_where_only_another_region_has_the_capability() -> None:
     routes = snapshot([target("us"), target("eu", region="eu", capabilities=frozenset())])
     error = refused(routes, "m", regions=frozenset({"eu"}), capabilities=frozenset({"tools"}))
     assert error.code == "region_unavailable"
