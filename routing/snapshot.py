@@ -54,7 +54,7 @@ def load() -> RoutingSnapshot:
     cards = _cards([endpoint for endpoint, _ in usable])
     targets: dict[UUID, list[Target]] = defaultdict(list)
     for endpoint, secret in usable:
-        targets[endpoint.model_id].append(_target(endpoint, secret, cards.get(endpoint.pk, NO_RATES)))
+        targets[endpoint.model_id].append(target_of(endpoint, secret, cards.get(endpoint.pk, NO_RATES)))
     return RoutingSnapshot(
         version=version,
         models=_models(endpoints, targets),
@@ -88,7 +88,8 @@ def _models(endpoints: list[Endpoint], targets: Mapping[UUID, list[Target]]) -> 
     }
 
 
-def _target(endpoint: Endpoint, secret: OperatorCredential | None, rates: RateCard) -> Target:
+def target_of(endpoint: Endpoint, secret: OperatorCredential | None, rates: RateCard) -> Target:
+    """The endpoint (with its provider and model) as calls see it."""
     provider, model = endpoint.provider, endpoint.model
     return Target(
         endpoint_id=str(endpoint.pk),

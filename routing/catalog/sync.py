@@ -13,6 +13,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from routing.catalog.book import Catalogue, CatalogueRate, vendored
+from routing.catalog.imports import model_row
 from routing.models import CostRate, Model
 from tenants import audit, versions
 from tenants.principal import SYSTEM, Principal
@@ -100,19 +101,7 @@ def load_catalogue(
 
 def _new_models(catalogue: Catalogue) -> list[Model]:
     existing = set(Model.objects.values_list("slug", flat=True))
-    return [
-        Model(
-            slug=model.slug,
-            name=model.slug,
-            owned_by=model.owned_by,
-            operations=list(model.operations),
-            capabilities=list(model.capabilities),
-            context_window=model.context_window,
-            max_output_tokens=model.max_output_tokens,
-        )
-        for model in catalogue.models
-        if model.slug not in existing
-    ]
+    return [model_row(model) for model in catalogue.models if model.slug not in existing]
 
 
 def _wanted(catalogue: Catalogue) -> Iterator[tuple[RateKey, CatalogueRate]]:

@@ -34,9 +34,10 @@ def test_a_public_address_is_allowed(address: str) -> None:
     assert may_connect(address, is_private_allowed=False)
 
 
-@pytest.mark.parametrize(
-    "address", ["127.0.0.1", "10.1.2.3", "192.168.0.5", "100.64.0.1", "::1", "fd12::1", "::ffff:10.0.0.1"]
-)
+PRIVATE = ["127.0.0.1", "10.1.2.3", "192.168.0.5", "100.64.0.1", "::1", "fd12::1", "::ffff:10.0.0.1"]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
 def test_private_addresses_open_where_the_operator_says_so(address: str) -> None:
     assert may_connect(address, is_private_allowed=True)
 
