@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from billing.subscriptions import current_version
 from django.db.models import Q
 
 from billing.rating.prices import PICO, Pricing, compile_charges
-from billing.subscriptions import current_version
 from routing.catalog.offers import Offer, offers_of
 from routing.models import Endpoint, Model, RoutingPolicy
 from tenants.models import Tenant
@@ -23,7 +23,7 @@ ROWS = 200
 
 @dataclass(frozen=True, slots=True)
 class PricedModel:
-    """A row of the price list. Amounts are pico-units of `currency` per million tokens, None means unpriced."""
+    """A row of the price list. Amounts are pico-units of `currency` per million tokens, None: unpriced."""
 
     slug: str
     note: str
@@ -41,11 +41,15 @@ def priced_models(*, tenant: Tenant, text: str, now: datetime) -> Sequence[Price
     """Policies first, then models by name; at most `ROWS` models, narrowed by `text`. Four queries."""
     version = current_version(tenant)
     pricing = compile_charges(version.charges, version.currency)
-    endpoints = Endpoint.objects.filter(is_enabled=True, provider__is_enabled=True, model__slug__icontains=text)
+    endpoints = Endpoint.objects.filter(
+        is_enabled=True, provider__is_enabled=True, model__slug__icontains=text
+    )
     if version.allowed_models:
         endpoints = endpoints.filter(model__slug__in=version.allowed_models)
     models = Model.objects.filter(pk__in=endpoints.values("model")).order_by("slug")[:ROWS]
-    served = list(endpoints.filter(model__in=list(models)).select_related("provider", "model").order_by("model__slug"))
+    served = list(
+        endpoints.filter(model__in=list(models)).select_related("provider", "model").order_by("model__slug")
+    )
     offers = offers_of(served, now=now)
     by_model: dict[Model, list[Offer]] = defaultdict(list)
     for endpoint in served:
@@ -55,9 +59,11 @@ def priced_models(*, tenant: Tenant, text: str, now: datetime) -> Sequence[Price
 
 
 def callable_name(tenant: Tenant) -> str | None:
-    """A name that a first call of this tenant can use: a policy, else a model; None while nothing is connected."""
+    """A name that a first call of this tenant can use: a policy, else a model; None while there is none."""
     is_own = Q(tenant=tenant) | Q(tenant__isnull=True)
-    endpoints = Endpoint.objects.filter(is_enabled=True, provider__is_enabled=True, model__operations__contains=["chat"])
+    endpoints = Endpoint.objects.filter(
+        is_enabled=True, provider__is_enabled=True, model__operations__contains=["chat"]
+    )
     first = endpoints.order_by("model__slug").values_list("model__slug", flat=True).first()
     if first is None:
         return None

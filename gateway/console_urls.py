@@ -1,4 +1,4 @@
-"""Console paths that belong to the gateway room: homes, tenants with their plans, models with prices, the request log."""
+"""Console paths that belong to the gateway room: homes, tenants and plans, prices, requests."""
 
 from django.urls import URLPattern, path
 

@@ -10,12 +10,12 @@ from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
 
+from billing.subscriptions import current_version
 from django.db import transaction
 
 from billing import subscriptions
 from billing.models import Plan, Subscription
 from billing.rating.prices import PICO
-from billing.subscriptions import current_version
 from billing.usage import reports
 from gateway.catalogue import callable_name
 from tenants import lifecycle
@@ -114,7 +114,7 @@ def overview(
 
 
 def _figures(totals: Mapping[str, Any], before: Mapping[str, Any], *, with_cost: bool) -> Sequence[Figure]:
-    figures = [
+    return [
         _figure("Requests", "count", totals, before, "requests"),
         _figure("Tokens", "count", totals, before, "tokens"),
         *(_money("Cost", totals, before, "cost") if with_cost else ()),
@@ -123,7 +123,6 @@ def _figures(totals: Mapping[str, Any], before: Mapping[str, Any], *, with_cost:
         _figure("p95", "ms", totals, before, "p95_ms"),
         _figure("Success", "percent", totals, before, "success_rate"),
     ]
-    return figures
 
 
 def _figure(
@@ -143,8 +142,8 @@ def change_of(value: float | Decimal | None, earlier: float | Decimal | None) ->
     if value is None or not earlier:
         return ""
     share = (Decimal(str(value)) / Decimal(str(earlier)) - 1) * 100
-    if share >= 1000:  # noqa: PLR2004 - above tenfold a factor reads better than a percentage
-        return f"×{Decimal(str(value)) / Decimal(str(earlier)):.0f}"
+    if share >= 1000:
+        return f"{Decimal(str(value)) / Decimal(str(earlier)):.0f} times"
     return f"{share:+.1f}%"
 
 
@@ -154,7 +153,9 @@ def _points(value: float | Decimal | None, earlier: float | Decimal | None) -> s
     return f"{(Decimal(str(value)) - Decimal(str(earlier))) * 100:+.1f} points"
 
 
-def _money(label: str, totals: Mapping[str, Any], before: Mapping[str, Any], measure: str) -> Sequence[Figure]:
+def _money(
+    label: str, totals: Mapping[str, Any], before: Mapping[str, Any], measure: str
+) -> Sequence[Figure]:
     """One figure per currency: sums of different currencies are different numbers."""
     now, earlier = totals[measure], before[measure]
     currencies = sorted(now) or ["USD"]
@@ -177,8 +178,9 @@ def _models(rows: Sequence[Mapping[str, Any]], *, with_cost: bool) -> Sequence[M
 
 
 def _model_row(row: Mapping[str, Any], most: int, *, with_cost: bool) -> ModelRow:
-    cost_currency, cost_pico = _main_amount(row["cost"]) if with_cost else ("", None)
-    price_currency, price_pico = _main_amount(row["price"])
+    is_unpriced = row["unpriced"] > 0
+    cost_currency, cost_pico = _main_amount(row["cost"], is_unpriced=is_unpriced) if with_cost else ("", None)
+    price_currency, price_pico = _main_amount(row["price"], is_unpriced=is_unpriced)
     return ModelRow(
         model=row["model"] or "refused before routing",
         requests=row["requests"],
@@ -193,9 +195,13 @@ def _model_row(row: Mapping[str, Any], most: int, *, with_cost: bool) -> ModelRo
     )
 
 
-def _main_amount(amounts: Mapping[str, int]) -> tuple[str, int]:
-    """The largest of a row's amounts; a model is nearly always bought and sold in one currency."""
-    return max(amounts.items(), key=lambda item: item[1], default=("USD", 0))
+def _main_amount(amounts: Mapping[str, int], *, is_unpriced: bool) -> tuple[str, int | None]:
+    """The largest of a row's amounts; a model is nearly always bought and sold in one currency.
+
+    A sum of nothing but unpriced calls is unknown (None), not zero.
+    """
+    currency, pico = max(amounts.items(), key=lambda item: item[1], default=("USD", 0))
+    return currency, None if is_unpriced and pico == 0 else pico
 
 
 # ------------------------------------------------------------------ the last hour
@@ -296,7 +302,12 @@ def open_tenant_on_plan(
     """
     with transaction.atomic():
         tenant = lifecycle.open_tenant(
-            slug=slug, name=name, timezone=timezone, currency=currency, region_policy=region_policy, actor=actor
+            slug=slug,
+            name=name,
+            timezone=timezone,
+            currency=currency,
+            region_policy=region_policy,
+            actor=actor,
         )
         if plan_slug:
             plan = Plan.objects.get(slug=plan_slug)
@@ -306,7 +317,7 @@ def open_tenant_on_plan(
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the tenant is sold, for people. `since` is None on the default plan; limits are None when unlimited."""
+    """What the tenant is sold, for people. `since` None: the default plan; a limit None: unlimited."""
 
     plan: str
     plan_slug: str
@@ -356,7 +367,8 @@ curl {base_url}/chat/completions \\
   -H "Authorization: Bearer $TOLLHOUSE_API_KEY" \\
   -H "Content-Type: application/json" \\
   -d '{{"model": "{model}",
-       "messages": [{{"role": "user", "content": "Hello!"}}]}}'"""
+       "messages": [{{"role": "user",
+                     "content": "Hello!"}}]}}'"""
 _PYTHON = """\
 import os
 from openai import OpenAI

@@ -1,4 +1,4 @@
-"""What the console's frame shows around a page: the rooms this principal may enter, and the tenants to switch to.
+"""What the console's frame shows around a page: the rooms this principal may enter, the tenants to switch to.
 
 Reads declarations and scopes only; a link that is hidden here is still refused by its view.
 """
@@ -82,10 +82,9 @@ class Scopes:
 
 def frame_of(request: HttpRequest) -> Frame | None:
     """The frame around this request's page; None while nobody is signed in."""
-    if not isinstance(getattr(request, "user", None), User):
+    user = getattr(request, "user", None)
+    if not isinstance(user, User):
         return None
-    user = request.user
-    assert isinstance(user, User)
     principal: Principal = getattr(request, "principal", None) or principal_of(user)
     tenant: Tenant | None = getattr(request, "tenant", None)
     tenants = _tenants(principal)
@@ -94,7 +93,11 @@ def frame_of(request: HttpRequest) -> Frame | None:
         entries, arguments = TENANT, {"tenant_slug": tenant.slug}
     else:
         entries, arguments = (PLATFORM if principal.is_operator else ()), {}
-    urls = {entry: reverse(entry.url_name, kwargs=arguments) for entry in entries if principal.can(entry.scope, tenant_id)}
+    urls = {
+        entry: reverse(entry.url_name, kwargs=arguments)
+        for entry in entries
+        if principal.can(entry.scope, tenant_id)
+    }
     current = max((url for url in urls.values() if request.path.startswith(url)), key=len, default="")
     return Frame(
         links=[Link(entry.label, url, entry.icon, is_current=url == current) for entry, url in urls.items()],

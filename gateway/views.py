@@ -1,7 +1,7 @@
-"""Console pages of the top room: homes with live usage, tenants with their plans, models with prices, the request log.
+"""Console pages of the top room: homes with live usage, tenants with their plans, prices, the request log.
 
-Views read input, make one call and shape the answer; no rule lives here. What a provider charges is shown only
-to principals with `cost:read`.
+Views read input, make one call and shape the answer; no rule lives here. What a provider charges is shown
+only to principals with `cost:read`.
 """
 
 from collections.abc import Sequence
@@ -41,8 +41,19 @@ from tenants.errors import ApiError
 from tenants.models import ApiKey, Tenant
 from tenants.views import zone_choices
 
-REQUEST_PERIODS = (("15m", "15 minutes", 15), ("1h", "1 hour", 60), ("24h", "24 hours", 1440), ("7d", "7 days", 10080))
-STATUS_CHOICES = (("ok", "Succeeded"), ("error", "Failed"), ("4xx", "4xx"), ("5xx", "5xx"), ("cancelled", "Client left"))
+REQUEST_PERIODS = (
+    ("15m", "15 minutes", 15),
+    ("1h", "1 hour", 60),
+    ("24h", "24 hours", 1440),
+    ("7d", "7 days", 10080),
+)
+STATUS_CHOICES = (
+    ("ok", "Succeeded"),
+    ("error", "Failed"),
+    ("4xx", "4xx"),
+    ("5xx", "5xx"),
+    ("cancelled", "Client left"),
+)
 REQUESTS_PER_PAGE = 50
 
 
@@ -70,7 +81,9 @@ def _usage(request: ConsoleRequest, tenant_ids: frozenset[UUID] | None) -> dict[
     period = dashboards.period_of(request.GET.get("period", ""))
     with_cost = request.principal.can("cost:read", tenant.id if tenant else None)
     live_url = reverse("tenant_live", args=(tenant.slug,)) if tenant else reverse("platform_live")
-    overview = dashboards.overview(tenant_ids=tenant_ids, period=period, now=now, timezone=zone.key, with_cost=with_cost)
+    overview = dashboards.overview(
+        tenant_ids=tenant_ids, period=period, now=now, timezone=zone.key, with_cost=with_cost
+    )
     return {
         "overview": overview,
         "live": dashboards.live_series(tenant_ids=tenant_ids, now=now),
@@ -107,7 +120,7 @@ def tenant_home(request: ConsoleRequest, tenant: Tenant) -> HttpResponse:
 
 @tenant_room("usage:read")
 def tenant_live(request: ConsoleRequest, tenant: Tenant) -> HttpResponse:
-    """The moving parts of the home page; while there is no call yet, the page is told when the first arrives."""
+    """The moving parts of the home page. `?waiting`: reload the page once the first call has arrived."""
     tenant_ids = frozenset((tenant.id,))
     if "waiting" in request.GET:
         response = HttpResponse(status=204)
@@ -128,24 +141,45 @@ def _errors(request: ConsoleRequest, tenant: Tenant | None) -> Sequence[RequestL
     if not request.principal.can("requests:read", tenant.id if tenant else None):
         return ()
     return logs.recent_errors(
-        tenant_ids=frozenset((tenant.id,)) if tenant else None, now=timezone.now(), within=timedelta(days=1), size=8
+        tenant_ids=frozenset((tenant.id,)) if tenant else None,
+        now=timezone.now(),
+        within=timedelta(days=1),
+        size=8,
     )
 
 
 # ------------------------------------------------------------------ the request log
 
 
+class StatusSelect(forms.Select):
+    """The usual states, and whatever error code a link has put into the address."""
+
+    def optgroups(self, name: str, value: list[str], attrs: dict[str, Any] | None = None) -> list[Any]:
+        known = {str(choice) for choice, _ in self.choices}
+        extra = [(code, code) for code in value if code not in known]
+        self.choices = [*self.choices, *extra]
+        return super().optgroups(name, value, attrs)
+
+
 class RequestFilterForm(forms.Form):
     """The filter bar; every value lives in the address."""
 
-    tenant = forms.CharField(required=False, widget=forms.TextInput(attrs={"placeholder": "any", "spellcheck": "false"}))
-    model = forms.CharField(required=False, widget=forms.TextInput(attrs={"placeholder": "any", "spellcheck": "false"}))
-    provider = forms.CharField(required=False, widget=forms.TextInput(attrs={"placeholder": "any", "spellcheck": "false"}))
-    status = forms.CharField(required=False, widget=forms.Select(choices=(("", "any"), *STATUS_CHOICES)))
+    tenant = forms.CharField(
+        required=False, widget=forms.TextInput(attrs={"placeholder": "any", "spellcheck": "false"})
+    )
+    model = forms.CharField(
+        required=False, widget=forms.TextInput(attrs={"placeholder": "any", "spellcheck": "false"})
+    )
+    provider = forms.CharField(
+        required=False, widget=forms.TextInput(attrs={"placeholder": "any", "spellcheck": "false"})
+    )
+    status = forms.CharField(required=False, widget=StatusSelect(choices=(("", "any"), *STATUS_CHOICES)))
     period = forms.ChoiceField(required=False, choices=[(slug, label) for slug, label, _ in REQUEST_PERIODS])
     key = forms.UUIDField(required=False, widget=forms.HiddenInput)
     id = forms.CharField(
-        label="Request id", required=False, widget=forms.TextInput(attrs={"placeholder": "find one", "spellcheck": "false"})
+        label="Request id",
+        required=False,
+        widget=forms.TextInput(attrs={"placeholder": "find one", "spellcheck": "false"}),
     )
 
 
@@ -177,10 +211,6 @@ def _requests(request: ConsoleRequest, tenant: Tenant | None) -> HttpResponse:
     minutes = {slug: minutes for slug, _, minutes in REQUEST_PERIODS}.get(data.get("period", ""), 1440)
     now = timezone.now()
     status = data.get("status", "")
-    if status and status not in logs.STATUS_FILTERS:
-        widget = form.fields["status"].widget
-        assert isinstance(widget, forms.Select)
-        widget.choices = (*widget.choices, (status, status))  # type: ignore[misc]  # an error code, from a link
     found = logs.search(
         filters=logs.Filters(
             tenant_ids=tenant_ids,
@@ -194,7 +224,11 @@ def _requests(request: ConsoleRequest, tenant: Tenant | None) -> HttpResponse:
         cursor=uuid_or_none(request.GET.get("cursor", "")),
         size=REQUESTS_PER_PAGE,
     )
-    key = ApiKey.objects.visible_to(request.principal, "keys:read").filter(pk=data["key"]).first() if data.get("key") else None
+    key = (
+        ApiKey.objects.visible_to(request.principal, "keys:read").filter(pk=data["key"]).first()
+        if data.get("key")
+        else None
+    )
     context = {
         "form": form,
         "page": found,
@@ -203,7 +237,9 @@ def _requests(request: ConsoleRequest, tenant: Tenant | None) -> HttpResponse:
         "is_filtered": any(data.get(name) for name in ("tenant", "model", "provider", "status", "key")),
         "list_url": request.path,
     }
-    template = "gateway/request_rows.html" if request.headers.get("HX-Request") else "gateway/request_list.html"
+    template = (
+        "gateway/request_rows.html" if request.headers.get("HX-Request") else "gateway/request_list.html"
+    )
     return render(request, template, context)
 
 
@@ -243,7 +279,9 @@ def _request(request: ConsoleRequest, tenant: Tenant | None, request_id: UUID) -
         "dropped": log.route.get("dropped", ()),
         "strategy": log.route.get("strategy", ""),
         "headers": logs.headers_of(log),
-        "list_url": reverse("tenant_requests", args=(tenant.slug,)) if tenant else reverse("platform_requests"),
+        "list_url": reverse("tenant_requests", args=(tenant.slug,))
+        if tenant
+        else reverse("platform_requests"),
     }
     return render(request, "gateway/request_detail.html", context)
 
@@ -251,28 +289,32 @@ def _request(request: ConsoleRequest, tenant: Tenant | None, request_id: UUID) -
 # ------------------------------------------------------------------ tenants and their plans
 
 
+def plan_choices() -> list[tuple[str, str]]:
+    """Every plan by name, and the default one for tenants without a choice."""
+    return [("", "Default plan"), *Plan.objects.values_list("slug", "name")]
+
+
 class TenantForm(forms.Form):
     """A tenant's own data; `slug` only while it is being made."""
 
     name = forms.CharField(max_length=200)
     slug = forms.SlugField(max_length=63, help_text="Stands in addresses and headers, and never changes.")
-    plan = forms.ChoiceField(required=False)
+    plan = forms.ChoiceField(required=False, choices=plan_choices)
     timezone = forms.ChoiceField(
-        label="Time zone", choices=zone_choices, initial="UTC", help_text="Its days, budgets and invoices begin in it."
+        label="Time zone",
+        choices=zone_choices,
+        initial="UTC",
+        help_text="Its days, budgets and invoices begin in it.",
     )
-    currency = forms.CharField(max_length=3, min_length=3, initial="USD", help_text="ISO 4217, e.g. USD or EUR.")
+    currency = forms.CharField(
+        max_length=3, min_length=3, initial="USD", help_text="ISO 4217, e.g. USD or EUR."
+    )
     region_policy = forms.CharField(
         label="Regions",
         required=False,
         widget=forms.TextInput(attrs={"placeholder": "eu, us", "spellcheck": "false"}),
         help_text="Where its data may go. Empty: everywhere.",
     )
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        field = self.fields["plan"]
-        assert isinstance(field, forms.ChoiceField)
-        field.choices = [("", "Default plan"), *Plan.objects.values_list("slug", "name")]
 
     def clean_currency(self) -> str:
         return str(self.cleaned_data["currency"]).upper()

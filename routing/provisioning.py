@@ -39,15 +39,21 @@ def add_provider(*, values: Mapping[str, Any], api_key: str, actor: Principal) -
         with transaction.atomic():
             versions.bump("routing")
             provider = Provider.objects.create(**values)
-            _record("provider.create", "provider", provider.slug, None, _of(provider, _PROVIDER_FIELDS), actor)
+            _record(
+                "provider.create", provider, before=None, after=_of(provider, _PROVIDER_FIELDS), actor=actor
+            )
             if api_key:
-                credentials.store(provider=provider, tenant=None, secret=api_key, label="", base_url="", actor=actor)
+                credentials.store(
+                    provider=provider, tenant=None, secret=api_key, label="", base_url="", actor=actor
+                )
     except IntegrityError as error:
         raise ApiError("conflict", f"The slug {values['slug']!r} is taken.", param="slug") from error
     return provider
 
 
-def change_provider(*, provider: Provider, changes: Mapping[str, Any], api_key: str, actor: Principal) -> Provider:
+def change_provider(
+    *, provider: Provider, changes: Mapping[str, Any], api_key: str, actor: Principal
+) -> Provider:
     """Change what stands in `changes`; a non-empty `api_key` replaces the operator's key. The slug stays."""
     if "slug" in changes:
         raise ApiError("invalid_request", "The slug stands in ledger rows and cannot change.", param="slug")
@@ -58,7 +64,7 @@ def change_provider(*, provider: Provider, changes: Mapping[str, Any], api_key: 
         for field, value in changes.items():
             setattr(held, field, value)
         held.save(update_fields=[*changes, "updated_at"])
-        _record("provider.update", "provider", held.slug, before, _of(held, _PROVIDER_FIELDS), actor)
+        _record("provider.update", held, before=before, after=_of(held, _PROVIDER_FIELDS), actor=actor)
         if api_key:
             credentials.store(provider=held, tenant=None, secret=api_key, label="", base_url="", actor=actor)
     return held
@@ -67,16 +73,23 @@ def change_provider(*, provider: Provider, changes: Mapping[str, Any], api_key: 
 def add_endpoint(
     *, provider: Provider, model: Model, provider_model: str, region: str, weight: int, actor: Principal
 ) -> Endpoint:
-    """Say that the provider serves the model under `provider_model`. Raises ApiError: conflict if it is said already."""
+    """Say that the provider serves the model under `provider_model`.
+
+    Raises ApiError: conflict if that is said already.
+    """
     try:
         with transaction.atomic():
             versions.bump("routing")
             endpoint = Endpoint.objects.create(
                 provider=provider, model=model, provider_model=provider_model, region=region, weight=weight
             )
-            _record("endpoint.create", "endpoint", endpoint.id, None, _of(endpoint, _ENDPOINT_FIELDS), actor)
+            _record(
+                "endpoint.create", endpoint, before=None, after=_of(endpoint, _ENDPOINT_FIELDS), actor=actor
+            )
     except IntegrityError as error:
-        raise ApiError("conflict", "This provider serves that model already.", param="provider_model") from error
+        raise ApiError(
+            "conflict", "This provider serves that model already.", param="provider_model"
+        ) from error
     return endpoint
 
 
@@ -89,7 +102,7 @@ def change_endpoint(*, endpoint: Endpoint, changes: Mapping[str, Any], actor: Pr
         for field, value in changes.items():
             setattr(held, field, value)
         held.save(update_fields=[*changes, "updated_at"])
-        _record("endpoint.update", "endpoint", held.id, before, _of(held, _ENDPOINT_FIELDS), actor)
+        _record("endpoint.update", held, before=before, after=_of(held, _ENDPOINT_FIELDS), actor=actor)
     return held
 
 
@@ -99,12 +112,13 @@ def _of(row: Provider | Endpoint, fields: tuple[str, ...]) -> dict[str, Any]:
 
 def _record(
     action: str,
-    object_type: str,
-    object_id: object,
+    row: Provider | Endpoint,
+    *,
     before: Mapping[str, Any] | None,
     after: Mapping[str, Any],
     actor: Principal,
 ) -> None:
+    object_type, object_id = ("provider", row.slug) if isinstance(row, Provider) else ("endpoint", row.id)
     audit.record(
         principal=actor,
         action=action,

@@ -28,9 +28,13 @@ MODELS_PER_PAGE = 100
 class ProviderForm(forms.Form):
     """A provider's account. The key is write-only: an empty field keeps the stored one."""
 
-    kind = forms.ChoiceField(label="Dialect", choices=[(kind.value, dialect.name) for kind, dialect in DIALECTS.items()])
+    kind = forms.ChoiceField(
+        label="Dialect", choices=[(kind.value, dialect.name) for kind, dialect in DIALECTS.items()]
+    )
     name = forms.CharField(max_length=200)
-    slug = forms.SlugField(max_length=63, help_text="Stands in model names (slug/model), headers and the ledger. Never changes.")
+    slug = forms.SlugField(
+        max_length=63, help_text="Stands in model names (slug/model), headers and the ledger. Never changes."
+    )
     base_url = forms.URLField(
         label="Base URL",
         required=False,
@@ -39,7 +43,9 @@ class ProviderForm(forms.Form):
         widget=forms.URLInput(attrs={"placeholder": "https://…", "spellcheck": "false"}),
         help_text="Empty: the dialect's public address.",
     )
-    region = forms.CharField(max_length=32, initial="global", help_text="Where it processes data, e.g. eu or us.")
+    region = forms.CharField(
+        max_length=32, initial="global", help_text="Where it processes data, e.g. eu or us."
+    )
     api_key = forms.CharField(
         label="API key",
         required=False,
@@ -51,7 +57,9 @@ class ProviderForm(forms.Form):
         required=False, max_length=63, help_text="Catalogue whose rates apply. Empty: the dialect's own."
     )
     is_enabled = forms.BooleanField(label="Calls may be routed to it", required=False, initial=True)
-    first_byte_timeout_s = forms.FloatField(label="First byte, seconds", min_value=0.1, max_value=600, initial=10)
+    first_byte_timeout_s = forms.FloatField(
+        label="First byte, seconds", min_value=0.1, max_value=600, initial=10
+    )
     stall_timeout_s = forms.FloatField(label="Stall, seconds", min_value=0.1, max_value=600, initial=10)
     total_timeout_s = forms.FloatField(label="Whole call, seconds", min_value=1, max_value=3600, initial=600)
 
@@ -71,7 +79,9 @@ class ProviderForm(forms.Form):
 class EndpointForm(forms.Form):
     """One more model that the provider serves."""
 
-    model = forms.CharField(max_length=200, widget=forms.TextInput(attrs={"list": "model-names", "spellcheck": "false"}))
+    model = forms.CharField(
+        max_length=200, widget=forms.TextInput(attrs={"list": "model-names", "spellcheck": "false"})
+    )
     provider_model = forms.CharField(
         label="The provider's name for it",
         required=False,
@@ -95,14 +105,18 @@ def provider_list(request: ConsoleRequest) -> HttpResponse:
     """Every provider, what it serves, whether it has a key."""
     providers = Provider.objects.annotate(
         endpoint_count=Count("endpoints", filter=Q(endpoints__is_enabled=True), distinct=True),
-        key_count=Count("credentials", filter=Q(credentials__is_enabled=True, credentials__tenant=None), distinct=True),
+        key_count=Count(
+            "credentials", filter=Q(credentials__is_enabled=True, credentials__tenant=None), distinct=True
+        ),
     )
     rows = [(provider, _dialect_name(provider), _state(provider)) for provider in providers]
     return render(request, "routing/provider_list.html", {"rows": rows})
 
 
 def _dialect_name(provider: Provider) -> str:
-    return next((dialect.name for kind, dialect in DIALECTS.items() if kind.value == provider.kind), provider.kind)
+    return next(
+        (dialect.name for kind, dialect in DIALECTS.items() if kind.value == provider.kind), provider.kind
+    )
 
 
 def _state(provider: Provider) -> str:
@@ -126,7 +140,9 @@ def provider_create(request: ConsoleRequest) -> HttpResponse:
         except ApiError as error:
             add_refusal(form, error)
         else:
-            messages.success(request, f"{provider.name} is connected. Test it, then say which models it serves.")
+            messages.success(
+                request, f"{provider.name} is connected. Test it, then say which models it serves."
+            )
             return redirect("provider_detail", provider.slug)
     return render(request, "routing/provider_form.html", {"form": form}, status=422 if form.is_bound else 200)
 
@@ -180,7 +196,9 @@ def provider_detail(request: ConsoleRequest, slug: str) -> HttpResponse:
 
 
 def _show_provider(request: ConsoleRequest, provider: Provider, form: EndpointForm) -> HttpResponse:
-    endpoints = list(Endpoint.objects.filter(provider=provider).select_related("provider", "model").order_by("model__slug"))
+    endpoints = list(
+        Endpoint.objects.filter(provider=provider).select_related("provider", "model").order_by("model__slug")
+    )
     offers = offers_of(endpoints, now=timezone.now())
     with_cost = request.principal.can("cost:read")
     context = {
@@ -197,17 +215,23 @@ def _show_provider(request: ConsoleRequest, provider: Provider, form: EndpointFo
 
 def _catalogue_names(provider: Provider) -> QuerySet[Model, str]:
     owner = provider.price_book or provider.kind
-    return Model.objects.filter(Q(owned_by__icontains=owner) | Q(endpoints__provider=provider)).values_list(
-        "slug", flat=True
-    ).distinct()[:200]
+    return (
+        Model.objects.filter(Q(owned_by__icontains=owner) | Q(endpoints__provider=provider))
+        .values_list("slug", flat=True)
+        .distinct()[:200]
+    )
 
 
 @platform_room(write="providers:write")
 def endpoint_toggle(request: ConsoleRequest, slug: str, endpoint_id: UUID) -> HttpResponse:
     """Allow or forbid routing to one endpoint."""
-    endpoint = get_object_or_404(Endpoint.objects.select_related("model"), provider__slug=slug, pk=endpoint_id)
+    endpoint = get_object_or_404(
+        Endpoint.objects.select_related("model"), provider__slug=slug, pk=endpoint_id
+    )
     is_enabled = request.POST.get("is_enabled") == "true"
-    provisioning.change_endpoint(endpoint=endpoint, changes={"is_enabled": is_enabled}, actor=request.principal)
+    provisioning.change_endpoint(
+        endpoint=endpoint, changes={"is_enabled": is_enabled}, actor=request.principal
+    )
     state = "routed to" if is_enabled else "left out"
     messages.success(request, f"{endpoint.model.slug} at {slug} is {state} from now on.")
     return redirect("provider_detail", slug)
@@ -230,7 +254,10 @@ def model_list(request: ConsoleRequest) -> HttpResponse:
     page = models[:MODELS_PER_PAGE]
     endpoints = list(Endpoint.objects.filter(model__in=page).select_related("provider", "model"))
     offers = offers_of(endpoints, now=timezone.now())
-    by_model = {model.pk: [offer for offer in offers.values() if offer.endpoint.model_id == model.pk] for model in page}
+    by_model = {
+        model.pk: [offer for offer in offers.values() if offer.endpoint.model_id == model.pk]
+        for model in page
+    }
     context = {
         "rows": [(model, by_model[model.pk]) for model in page],
         "next_cursor": page[-1].slug if len(models) > MODELS_PER_PAGE else "",
@@ -245,7 +272,9 @@ def model_list(request: ConsoleRequest) -> HttpResponse:
 def provider_test(request: ConsoleRequest, slug: str) -> HttpResponse:
     """Ask the provider for something small and show how it answered, as a fragment."""
     provider = get_object_or_404(Provider, slug=slug)
-    return render(request, "routing/test_result.html", {"probe": probe(provider=provider, actor=request.principal)})
+    return render(
+        request, "routing/test_result.html", {"probe": probe(provider=provider, actor=request.principal)}
+    )
 
 
 @platform_room(write="providers:write")

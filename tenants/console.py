@@ -1,7 +1,7 @@
-"""The frame of every console view: who may enter, in which tenant, in whose time zone, under which audit origin.
+"""The frame of every console view: who may enter, in which tenant, in whose time zone, and how it is audited.
 
-A view without `@room` does not belong to the console, and a test refuses it. Denied unless the principal
-holds the declared scope; what a stranger may not see does not exist for them (404).
+A view without one of the `*_room` decorators is no part of the console, and a test refuses it. Denied unless
+the principal holds the declared scope; what a stranger may not see does not exist for them (404).
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class ConsoleRequest(HttpRequest):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a view declared: the scope to look (None: it only acts), to act (None: it only shows), and where."""
+    """What a view declared: the scope to look (None: only acts), to act (None: only shows), and where."""
 
     read: str | None
     write: str | None
@@ -62,7 +62,7 @@ type TenantView[**P] = Callable[Concatenate[ConsoleRequest, Tenant, P], HttpResp
 def platform_room[**P](
     read: str | None = None, *, write: str | None = None
 ) -> Callable[[PlatformView[P]], ConsoleView]:
-    """A page of the operator's: needs the scope on the platform itself. Without `read` it takes POST alone."""
+    """A page of the operator's: needs the scope on the platform. Without `read` it takes POST alone."""
     return _room(Access(read=read, write=write, place="platform"))
 
 

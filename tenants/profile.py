@@ -1,4 +1,4 @@
-"""What people may change about themselves. Must never touch a role: those are changed by others (members.py)."""
+"""What people may change about themselves. Must never touch a role: others give those (members.py)."""
 
 from zoneinfo import available_timezones
 

@@ -6,6 +6,7 @@ made it, and is kept nowhere.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
+from typing import cast
 from uuid import UUID
 from zoneinfo import available_timezones
 
@@ -96,10 +97,8 @@ class KeyForm(forms.Form):
     def __init__(self, *args: object, principal: Principal, tenant: Tenant, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # Django's own positional data and files
         offered = [(scope, words) for scope, words in SCOPES.items() if principal.can(scope, tenant.id)]
-        calls = self.fields["call_scopes"]
-        manage = self.fields["manage_scopes"]
-        assert isinstance(calls, forms.MultipleChoiceField)
-        assert isinstance(manage, forms.MultipleChoiceField)
+        calls = cast("forms.MultipleChoiceField", self.fields["call_scopes"])
+        manage = cast("forms.MultipleChoiceField", self.fields["manage_scopes"])
         calls.choices = [(scope, words) for scope, words in offered if scope in CALL_SCOPES]
         manage.choices = [
             (scope, words) for scope, words in offered if scope not in CALL_SCOPES and scope != "tenants:act"

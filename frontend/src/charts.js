@@ -56,9 +56,9 @@ function draw(figure) {
       tzDate: (stamp) => uPlot.tzDate(new Date(stamp * 1000), zone),
       legend: { show: false },
       cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
-      scales: { x: { time: true }, y: { range: (_, __, max) => [0, max ? max * 1.08 : 1] }, y2: { range: (_, __, max) => [0, max ? max * 1.08 : 1] } },
+      scales: { x: { time: true, range: (_, min, max) => [min - 30, max + 30] }, y: { range: (_, __, max) => [0, max ? max * 1.08 : 1] }, y2: { range: (_, __, max) => [0, max ? max * 1.08 : 1] } },
       axes: [
-        { ...axis, grid: { show: false }, values: (_, stamps) => stamps.map((s) => new Date(s * 1000).toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: zone })) },
+        { ...axis, size: 24, grid: { show: false }, values: (_, stamps) => stamps.map((s) => new Date(s * 1000).toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: zone })) },
         { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => compact.format(tick)) },
         { ...axis, scale: "y2", side: 1, size: 46, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => compact.format(tick)) },
       ],

@@ -67,7 +67,9 @@ def search(*, filters: Filters, cursor: UUID | None, size: int) -> LogPage:
             Q(occurred_at__lt=moment) | Q(occurred_at=moment, request_id__lt=cursor)
         )
     found = list(
-        rows.select_related("tenant").defer("attempts", "route", "tags").order_by("-occurred_at", "-request_id")[: size + 1]
+        rows.select_related("tenant")
+        .defer("attempts", "route", "tags")
+        .order_by("-occurred_at", "-request_id")[: size + 1]
     )
     return LogPage(found[:size], str(found[size - 1].request_id) if len(found) > size else "")
 
@@ -82,7 +84,9 @@ def find(request_id: UUID, *, tenant_ids: frozenset[UUID] | None) -> RequestLog 
     return rows.select_related("tenant").first()
 
 
-def recent_errors(*, tenant_ids: frozenset[UUID] | None, now: datetime, within: timedelta, size: int) -> Sequence[RequestLog]:
+def recent_errors(
+    *, tenant_ids: frozenset[UUID] | None, now: datetime, within: timedelta, size: int
+) -> Sequence[RequestLog]:
     """The newest failed calls; those whose client left are none."""
     filters = Filters(tenant_ids=tenant_ids, start=now - within, end=now, status="error")
     return search(filters=filters, cursor=None, size=size).rows
@@ -110,7 +114,8 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One attempt in the waterfall. Shares are percent of the whole call; `wait` ends at the first byte."""
+    """One attempt in the waterfall. Shares are percent of the whole call; `wait` ends at the
+    first byte, and is nothing for an answer that came whole."""
 
     number: int
     provider: str
@@ -142,7 +147,7 @@ def spans_of(log: RequestLog) -> Sequence[Span]:
     for number, attempt in enumerate(log.attempts, 1):
         latency = attempt["latency_ms"]
         first_byte = attempt.get("first_byte_ms")
-        wait = latency if first_byte is None else min(first_byte, latency)
+        wait = 0 if first_byte is None else min(first_byte, latency)
         spans.append(
             Span(
                 number=number,
@@ -176,12 +181,16 @@ def _components(attempt: Mapping[str, Any]) -> Sequence[Component]:
     costs = attempt.get("cost_components")
     # Reasoning without a rate of its own is costed inside output, so a name may stand in one map alone.
     names = list(dict.fromkeys((*units, *(costs or {}))))
-    return [Component(name, units.get(name, 0), costs.get(name) if costs is not None else None) for name in names]
+    return [
+        Component(name, units.get(name, 0), costs.get(name) if costs is not None else None) for name in names
+    ]
 
 
 def headers_of(log: RequestLog) -> Sequence[tuple[str, str]]:
     """The response headers the caller got, to quote to support (API.md)."""
-    attempts = ",".join(f"{each['provider']}:{each.get('http_status') or each['error']}" for each in log.attempts)
+    attempts = ",".join(
+        f"{each['provider']}:{each.get('http_status') or each['error']}" for each in log.attempts
+    )
     headers = (
         ("X-Request-Id", str(log.request_id)),
         ("X-Tollhouse-Provider", log.provider),

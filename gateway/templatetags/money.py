@@ -60,12 +60,14 @@ def money(pico: int | Decimal | None, currency: str = "USD") -> SafeString:
     if pico is None:
         return UNPRICED
     value = exact(pico)
-    return format_html('<data value="{}" title="{} {}">{}</data>', value, currency, value, shown(pico, currency))
+    return format_html(
+        '<data value="{}" title="{} {}">{}</data>', value, currency, value, shown(pico, currency)
+    )
 
 
 @register.filter
 def money_exact(pico: int | Decimal | None, currency: str = "USD") -> SafeString:
-    """`{{ pico|money_exact:currency }}`: every digit, for breakdowns that must add up before the reader's eyes."""
+    """`{{ pico|money_exact:currency }}`: every digit, for sums that must add up before the reader."""
     if pico is None:
         return UNPRICED
     value = exact(pico)

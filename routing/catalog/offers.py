@@ -1,4 +1,4 @@
-"""What endpoints cost right now, for pages that show a handful of them. Display only: calls use the snapshot."""
+"""What endpoints cost right now, for pages that show a handful. Display only: calls use the snapshot."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,10 @@ class Offer:
 
 def offers_of(endpoints: Sequence[Endpoint], *, now: datetime) -> Mapping[UUID, Offer]:
     """Offers by endpoint id, in one query. The endpoints come with their provider and model."""
-    keys = {endpoint.pk: price_keys(endpoint.provider, endpoint.provider_model, endpoint.model.slug) for endpoint in endpoints}
+    keys = {
+        endpoint.pk: price_keys(endpoint.provider, endpoint.provider_model, endpoint.model.slug)
+        for endpoint in endpoints
+    }
     wanted = {key for candidates in keys.values() for key in candidates}
     rates: dict[tuple[str, str], list[Rate]] = defaultdict(list)
     rows = CostRate.objects.filter(
@@ -43,7 +46,9 @@ def offers_of(endpoints: Sequence[Endpoint], *, now: datetime) -> Mapping[UUID, 
     for row in rows:
         rates[row.provider, row.provider_model].append(rate_of(row))
     return {
-        endpoint.pk: _offer(endpoint, next((rates[key] for key in keys[endpoint.pk] if key in rates), []), now)
+        endpoint.pk: _offer(
+            endpoint, next((rates[key] for key in keys[endpoint.pk] if key in rates), []), now
+        )
         for endpoint in endpoints
     }
 

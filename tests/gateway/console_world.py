@@ -6,7 +6,10 @@ Deterministic: the same seed gives the same calls. Written through the product's
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from uuid import UUID
+
+from django.contrib.auth.hashers import make_password
 
 from billing.models import Plan, PlanVersion, Subscription
 from billing.usage.ingest import ingest
@@ -44,6 +47,12 @@ PROVIDERS = (
 )
 
 
+ATTEMPT_FIELDS = (
+    "provider", "model", "region", "status", "error", "http_status", "latency_ms", "first_byte_ms",
+    "cost_pico", "units", "cost_components",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """Handles to what a test clicks on."""
@@ -63,10 +72,18 @@ class World:
     stranger_id: UUID  # a call of nordlicht
 
 
+@cache
+def hashed_password():
+    """One slow hash for all of them."""
+    return make_password(PASSWORD)
+
+
 def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
     """Make it all. `calls` are spread over the last 36 hours, denser towards `now`."""
     people = {
-        name: User.objects.create_user(f"{name}@example.com", PASSWORD, name=name.title(), **extra)
+        name: User.objects.create(
+            email=f"{name}@example.com", password=hashed_password(), name=name.title(), **extra
+        )
         for name, extra in (
             ("olga", {"operator_role": "owner"}),
             ("clara", {"operator_role": "billing"}),
@@ -77,7 +94,9 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
         )
     }
     acme = Tenant.objects.create(slug="acme", name="Acme Robotics", timezone="Europe/Berlin")
-    nordlicht = Tenant.objects.create(slug="nordlicht", name="Nordlicht Verlag", currency="EUR", region_policy=["eu"])
+    nordlicht = Tenant.objects.create(
+        slug="nordlicht", name="Nordlicht Verlag", currency="EUR", region_policy=["eu"]
+    )
     fresh = Tenant.objects.create(slug="fresh-foods", name="Fresh Foods")
     Tenant.objects.create(slug="late-payer", name="Late Payer Ltd", status=Tenant.Status.SUSPENDED)
     for tenant, name, role in (
@@ -95,7 +114,11 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
     foreign = _key(nordlicht, "Redaktion")
     keys.revoke(key=_key(acme, "Old laptop"), actor=SYSTEM, now=now)
     request_id, failed_id, stranger_id = _calls(
-        now=now, count=calls, dice=random.Random(seed), acme=(acme, (production, nightly)), other=(nordlicht, foreign)
+        now=now,
+        count=calls,
+        dice=random.Random(seed),
+        acme=(acme, (production, nightly)),
+        other=(nordlicht, foreign),
     )
     ApiKey.objects.filter(pk=production.pk).update(last_used_at=now - timedelta(seconds=40))
     return World(
@@ -113,6 +136,19 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
         failed_id=failed_id,
         stranger_id=stranger_id,
     )
+
+
+def add_calls(world, *, now, count):
+    """That many more successful calls of acme, in the last few seconds."""
+    dice = random.Random(count)
+    records, entries = [], []
+    for number in range(count):
+        request_id = uuid7(int(now.timestamp() * 1000) - number)
+        made, entry = _call(request_id, world.acme, world.key, "ok", dice)
+        records += made
+        entries.append(entry)
+    ingest(records, recorded_at=now)
+    store(entries, now=now)
 
 
 def _key(tenant, name, **rights):
@@ -140,7 +176,12 @@ def _routes():
     }
     models = {
         slug: Model.objects.create(
-            slug=slug, name=slug, owned_by=owner, operations=["chat"], capabilities=abilities, context_window=context
+            slug=slug,
+            name=slug,
+            owned_by=owner,
+            operations=["chat"],
+            capabilities=abilities,
+            context_window=context,
         )
         for slug, (owner, context, abilities, *_) in MODELS.items()
     }
@@ -191,7 +232,10 @@ def _call(request_id, tenant, key, kind, dice):
     took = int(usual_ms * dice.lognormvariate(0, 0.45))
     first = int(took * 0.4) if is_stream else None
     is_priced = provider != "vllm"
-    pico = {"input": tokens_in * int(float(cost_in) * 1_000_000), "output": tokens_out * int(float(cost_out) * 1_000_000)}
+    pico = {
+        "input": tokens_in * int(float(cost_in) * 1_000_000),
+        "output": tokens_out * int(float(cost_out) * 1_000_000),
+    }
     cost = sum(pico.values()) if is_priced else None
     price = cost * 12 // 10 if cost is not None else None
     attempts = []
@@ -202,7 +246,9 @@ def _call(request_id, tenant, key, kind, dice):
     if kind in ("ok", "failover", "left"):
         status = "cancelled" if kind == "left" else "ok"
         units = {"input": tokens_in, "output": tokens_out}
-        attempts.append((provider, model, region, status, "", 200, took, first, cost, units, pico if is_priced else None))
+        attempts.append(
+            (provider, model, region, status, "", 200, took, first, cost, units, pico if is_priced else None)
+        )
     http, code, message = {
         "dead": (502, "provider_unavailable", "All targets failed: openai 429, azure-eu 502."),
         "refused": (429, "rate_limit_exceeded", "600 requests per minute are used up. Retry in 12 s."),
@@ -248,11 +294,27 @@ def _call(request_id, tenant, key, kind, dice):
     route = {
         "strategy": "cost" if policy else "weighted",
         "kept": [
-            {"provider": "openai", "model": "gpt-4o", "region": "us", "score": 0.0021, "reason": "0.0021 USD for this request"},
-            {"provider": provider, "model": model, "region": region, "score": 0.0024, "reason": "0.0024 USD for this request"},
+            {
+                "provider": "openai",
+                "model": "gpt-4o",
+                "region": "us",
+                "score": 0.0021,
+                "reason": "0.0021 USD for this request",
+            },
+            {
+                "provider": provider,
+                "model": model,
+                "region": region,
+                "score": 0.0024,
+                "reason": "0.0024 USD for this request",
+            },
         ],
         "dropped": [
-            {"provider": "vllm", "model": "mistral-small", "reason": "context window 32000 is too small for 41210 tokens"},
+            {
+                "provider": "vllm",
+                "model": "mistral-small",
+                "reason": "context window 32000 is too small for 41210 tokens",
+            },
             {"provider": "gemini", "model": "gemini-2.5-flash", "reason": "cannot: logprobs"},
         ],
     }
@@ -286,8 +348,7 @@ def _call(request_id, tenant, key, kind, dice):
         attempts=[
             dict(
                 zip(
-                    ("provider", "model", "region", "status", "error", "http_status", "latency_ms", "first_byte_ms",
-                     "cost_pico", "units", "cost_components"),
+                    ATTEMPT_FIELDS,
                     row,
                     strict=True,
                 )
@@ -295,5 +356,5 @@ def _call(request_id, tenant, key, kind, dice):
             for row in attempts
         ],
         route={} if kind == "refused" else route,
-    )  # fmt: skip
+    )
     return records, entry
