@@ -41,7 +41,7 @@ type Headers = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """How a provider answered. `code` is "ok", an ErrorKind's value or what is missing (no_credential ...)."""
+    """How a provider answered. `code`: "ok", an ErrorKind's value, or what is missing."""
 
     ok: bool
     code: str
