@@ -98,8 +98,8 @@ def overview(
     *, tenant_ids: frozenset[UUID] | None, period: Period, now: datetime, timezone: str, with_cost: bool
 ) -> Overview:
     """The period that ends now, the one before it, and the busiest models. `tenant_ids` None is everybody."""
-    measures = ("requests", "tokens", "price", "p50_ms", "p95_ms", "success_rate", "unpriced")
-    measures += ("cost",) if with_cost else ()
+    measures = ["requests", "tokens", "price", "p50_ms", "p95_ms", "success_rate", "unpriced"]
+    measures += ["cost"] if with_cost else []
     span = {"tenant_ids": tenant_ids, "timezone": timezone, "measures": measures}
     current = reports.report(**span, start=now - period.length, end=now, group_by=("model",))
     before = reports.report(**span, start=now - 2 * period.length, end=now - period.length, group_by=())

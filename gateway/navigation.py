@@ -89,10 +89,8 @@ def frame_of(request: HttpRequest) -> Frame | None:
     tenant: Tenant | None = getattr(request, "tenant", None)
     tenants = _tenants(principal)
     tenant_id = tenant.id if tenant else None
-    if tenant is not None:
-        entries, arguments = TENANT, {"tenant_slug": tenant.slug}
-    else:
-        entries, arguments = (PLATFORM if principal.is_operator else ()), {}
+    entries: Sequence[Entry] = TENANT if tenant else PLATFORM if principal.is_operator else ()
+    arguments = {"tenant_slug": tenant.slug} if tenant else {}
     urls = {
         entry: reverse(entry.url_name, kwargs=arguments)
         for entry in entries

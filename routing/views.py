@@ -17,7 +17,7 @@ from routing import provisioning
 from routing.catalog.imports import import_models
 from routing.catalog.offers import offers_of
 from routing.models import Credential, Endpoint, Model, Provider
-from routing.probe import probe
+from routing.probe import last_probe, probe
 from routing.registry import DIALECTS
 from tenants.console import ConsoleRequest, add_refusal, platform_room
 from tenants.errors import ApiError
@@ -204,6 +204,7 @@ def _show_provider(request: ConsoleRequest, provider: Provider, form: EndpointFo
     context = {
         "provider": provider,
         "dialect": _dialect_name(provider),
+        "probe": last_probe(provider),
         "offers": [offers[endpoint.pk] for endpoint in endpoints],
         "credentials": Credential.objects.filter(provider=provider, tenant=None).order_by("-id"),
         "form": form,
@@ -281,6 +282,10 @@ def provider_test(request: ConsoleRequest, slug: str) -> HttpResponse:
 def provider_import(request: ConsoleRequest, slug: str) -> HttpResponse:
     """Take over every model that the provider's price book lists."""
     provider = get_object_or_404(Provider, slug=slug)
-    created = import_models(provider=provider, actor=request.principal)
-    messages.success(request, f"{created} models added to {provider.name}.")
+    try:
+        created = import_models(provider=provider, actor=request.principal)
+    except ApiError as error:
+        messages.error(request, error.message)
+    else:
+        messages.success(request, f"{created} models added to {provider.name}.")
     return redirect("provider_detail", slug)

@@ -39,7 +39,7 @@ def icon(name: str, css: str = "icon") -> SafeString:
 
 
 @register.filter
-def count(value: int | Decimal | None) -> SafeString | str:
+def count(value: float | Decimal | None) -> SafeString | str:
     """12,345; from 100,000 on in short (1.2M) with the whole number on hover."""
     if value is None:
         return MISSING

@@ -337,6 +337,67 @@ def test_the_time_zone_of_ones_account_is_the_one_of_the_pages(world):
     assert "per minute, Asia/Kolkata" in page
 
 
+# ------------------------------------------------------------------ providers
+
+
+def test_a_provider_is_connected_with_a_key_that_is_never_shown(world):
+    from routing.models import Credential, Provider
+
+    client, secret = signed_in(world.operator), "sk-a-secret-of-the-operator"
+    data = {"kind": "openai", "name": "Second", "slug": "second", "region": "us", "api_key": secret}
+    times = {"first_byte_timeout_s": "5", "stall_timeout_s": "5", "total_timeout_s": "60", "is_enabled": "on"}
+    answer = client.post(reverse("provider_create"), data | times)
+    assert answer["Location"] == reverse("provider_detail", args=("second",))
+    provider = Provider.objects.get(slug="second")
+    assert (provider.first_byte_timeout_s, provider.is_enabled) == (5.0, True)
+    assert Credential.objects.get(provider=provider).last_four == "ator"
+    page = client.get(answer["Location"]).content.decode()
+    assert ("…ator" in page, secret in page) == (True, False)
+    client.post(reverse("provider_edit", args=("second",)), data | times | {"name": "Renamed", "api_key": ""})
+    assert Credential.objects.filter(provider=provider, is_enabled=True).count() == 1
+    assert list(
+        AuditEvent.objects.filter(object_type="provider", object_id="second").values_list("action", flat=True)
+    ) == ["provider.update", "provider.create"]
+
+
+def test_a_dialect_without_a_public_address_needs_one(world):
+    data = {"kind": "openai_compatible", "name": "Own", "slug": "own", "region": "eu"}
+    times = {"first_byte_timeout_s": "5", "stall_timeout_s": "5", "total_timeout_s": "60"}
+    answer = signed_in(world.operator).post(reverse("provider_create"), data | times)
+    assert (answer.status_code, list(answer.context["form"].errors)) == (422, ["base_url"])
+
+
+def test_the_test_button_says_why_a_provider_cannot_answer(world):
+    page = signed_in(world.operator).post(url_of("provider_test", world)).content.decode()
+    assert '<span class="tag bad">no_credential</span>' in page
+
+
+def test_an_endpoint_is_taken_out_of_the_routes_and_put_back(world):
+    from routing.models import Endpoint
+
+    client, url, endpoint = signed_in(world.operator), url_of("endpoint_toggle", world), _endpoint_id()
+    states = []
+    for is_enabled in ("false", "true"):
+        client.post(url, {"is_enabled": is_enabled})
+        states.append(Endpoint.objects.get(pk=endpoint).is_enabled)
+    assert states == [False, True]
+
+
+def test_the_price_book_fills_a_providers_models(world):
+    from routing.models import Endpoint
+
+    before = Endpoint.objects.filter(provider__slug="anthropic").count()
+    signed_in(world.operator).post(reverse("provider_import", args=("anthropic",)))
+    assert Endpoint.objects.filter(provider__slug="anthropic").count() > before
+
+
+def test_the_price_list_of_a_tenant_is_its_plans_price(world):
+    answer = signed_in(world.viewer).get(url_of("tenant_models", world))
+    prices = {model.slug: (model.input_pico, model.output_pico) for model in answer.context["models"]}
+    assert prices["gpt-4o"] == (3 * 10**12, 12 * 10**12)  # 2.50 and 10.00 USD, plus 20 %
+    assert prices["mistral-small"] == (None, None)
+
+
 # ------------------------------------------------------------------ the request log
 
 
