@@ -1004,12 +1004,8 @@ class HttpClient:
             share_s = (deadline - loop.time()) / (len(addresses) - tried)
             try:
                 async with asyncio.timeout(share_s if tried + 1 < len(addresses) else None):
-                    _, connection = await loop.create_connection(
-                        lambda: _Connection(self, pool, loop),
-                        host,
-                        port,
-                        ssl=tls,
-                        server_hostname=origin.host.rstrip(".") if tls is not None else None,
+                    connection = await self._open(
+                        _Connection(self, pool, loop), loop, host, port, origin.host, tls
                     )
             except ssl.SSLCertVerificationError:
                 reason = "tls_verify"
@@ -1034,6 +1030,27 @@ class HttpClient:
                     self._connections.add(connection)
                 return connection
         raise ClientConnectError(reason)
+
+    async def _open(
+        self,
+        connection: _Connection,
+        loop: asyncio.AbstractEventLoop,
+        address: str,
+        port: int,
+        name: str,
+        tls: ssl.SSLContext | None,
+    ) -> _Connection:
+        server_hostname = name.rstrip(".") if tls is not None else None
+        try:
+            await loop.create_connection(
+                lambda: connection, address, port, ssl=tls, server_hostname=server_hostname
+            )
+        except BaseException:
+            # Cancelled just as the handshake ended, uvloop closes the socket under its own TLS layer, which
+            # then reports a fatal error unless it is told as well.
+            connection.close()
+            raise
+        return connection
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:

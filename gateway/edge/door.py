@@ -1,0 +1,270 @@
+"""The data plane's own door: ASGI in, ASGI out, for every path below /v1. No middleware, no thread hops.
+
+Reads the request within bounds, makes one call to the pipeline, writes the answer as it comes. The same
+`answer` serves the DRF views in `edge.views`, so both doors lead into one house.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from gateway.edge import models, openai
+from gateway.edge.headers import answer_headers, feature_of, tags_of, timeout_of
+from gateway.pipeline.call import Call, Caller
+from gateway.pipeline.execute import StreamAnswer
+from gateway.pipeline.relay import relay
+from gateway.pipeline.run import identify, run
+from gateway.state.process import Process
+from routing.types import Operation
+from tenants.errors import ApiError
+from tenants.ids import uuid7
+
+logger = logging.getLogger(__name__)
+
+type Scope = MutableMapping[str, Any]
+type Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+type Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+PATHS = {
+    "/v1/chat/completions": Operation.CHAT,
+    "/v1/completions": Operation.COMPLETIONS,
+    "/v1/embeddings": Operation.EMBEDDINGS,
+}
+WATCH_AFTER_S = 0.05
+"""A client is watched for leaving only once a call has taken this long: most are answered before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the pipeline needs of HTTP. Header names in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    client_ip: str
+
+
+@dataclass(slots=True)
+class Response:
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes = b""
+    stream: AsyncIterator[bytes] | None = field(default=None)
+
+
+async def door(scope: Scope, receive: Receive, send: Send, process: Process) -> None:
+    """Serve one request. A client that leaves cancels the work, which is then recorded as such."""
+    departure = Departure(receive)
+    try:
+        try:
+            request = await read(scope, receive, process.max_body_bytes)
+        except ApiError as error:
+            response = refuse(error, str(uuid7()))
+        else:
+            departure.watch_later()
+            response = await answer(request, process)
+        await write(response, send, departure)
+    except asyncio.CancelledError:
+        if not departure.happened:
+            raise
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+    finally:
+        departure.stop()
+
+
+async def answer(request: Request, process: Process) -> Response:
+    """The response to one request, whatever it asks for. Never raises but for cancellation."""
+    now_ms = time.time_ns() // 1_000_000
+    request_id = uuid7(now_ms)
+    id_text = str(request_id)
+    call: Call | None = None
+    try:
+        if process.is_draining:
+            raise ApiError("shutting_down", "This worker is shutting down.", retry_after_s=1)
+        if len(process.live) >= process.max_in_flight:
+            raise ApiError("overloaded", "Too many calls at once.", retry_after_s=1)
+        operation = PATHS.get(request.path)
+        if operation is None:
+            return await _other(request, id_text, process)
+        if request.method != "POST":
+            raise ApiError("method_not_allowed", f"{request.path} takes POST.")
+        caller = await identify(request.headers, request.client_ip, process)
+        call = make_call(request, operation, request_id, id_text, now_ms / 1000, process)
+        served = await run(call, caller, process)
+        headers = answer_headers(call, process)
+        if isinstance(served, StreamAnswer):
+            headers += STREAM_HEADERS
+            return Response(200, headers, stream=relay(call, served, process))
+        headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(served.reply.body)))
+        return Response(200, headers, served.reply.body)
+    except ApiError as error:
+        return refuse(error, id_text, answer_headers(call, process) if call and call.attempts else None)
+    except Exception:
+        # The last line of defence: a bug must answer in JSON and be seen in the log, never hang or leak.
+        logger.exception("request %s failed", id_text)
+        return refuse(ApiError("internal_error", "An internal error; please quote the request id."), id_text)
+
+
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def make_call(
+    request: Request, operation: Operation, request_id: Any, id_text: str, occurred_at: float, process: Process
+) -> Call:
+    """A checked Call from a POST body. Raises ApiError naming the parameter at fault."""
+    content_type = request.headers.get("content-type", "application/json")
+    if not content_type.lower().startswith("application/json"):
+        raise ApiError("unsupported_media_type", "Send the body as application/json.")
+    body = openai.parse_body(request.body)
+    openai.check(operation, body)
+    is_stream = bool(body.get("stream")) and operation is not Operation.EMBEDDINGS
+    options = body.get("stream_options") or {}
+    return Call(
+        id=request_id,
+        id_text=id_text,
+        occurred_at=occurred_at,
+        started_s=time.monotonic(),
+        operation=operation,
+        request_model=body["model"],
+        body=body,
+        is_stream=is_stream,
+        include_usage=options.get("include_usage") is True,
+        input_bytes=openai.input_bound(body, request.body),
+        capabilities=openai.needed_capabilities(body, request.body),
+        service_tier=_service_tier(body),
+        feature=feature_of(request.headers),
+        tags=tags_of(request.headers),
+        end_user=request.headers.get("x-tollhouse-user") or body.get("user") or "",
+        timeout_s=timeout_of(request.headers, process.request_timeout_s),
+    )
+
+
+def _service_tier(body: dict[str, Any]) -> str:
+    tier = body.get("service_tier")
+    return "" if tier in (None, "auto", "default") else str(tier)
+
+
+async def _other(request: Request, id_text: str, process: Process) -> Response:
+    """The small paths of the data plane, and a typed 404 for all the rest."""
+    if request.path == "/v1/models" or request.path.startswith("/v1/models/"):
+        if request.method != "GET":
+            raise ApiError("method_not_allowed", f"{request.path} takes GET.")
+        caller: Caller = await identify(request.headers, request.client_ip, process)
+        return _json(200, models.answer(request.path, caller, process.snapshot), id_text)
+    raise ApiError("not_found", f"No such path: {request.method} {request.path}")
+
+
+def _json(status: int, document: object, id_text: str) -> Response:
+    body = orjson.dumps(document)
+    return Response(
+        status,
+        [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", id_text.encode()),
+        ],
+        body,
+    )
+
+
+def refuse(error: ApiError, id_text: str, extra: list[tuple[bytes, bytes]] | None = None) -> Response:
+    response = _json(error.status, error.body(id_text), id_text)
+    if extra:
+        response.headers = [*response.headers[:2], *extra]
+    if error.retry_after_s is not None:
+        response.headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    if error.status >= 500:
+        # We have tried what could be tried: a client's own retries would only multiply ours.
+        response.headers.append((b"x-should-retry", b"false" if error.code.startswith("provider") else b"true"))
+    return response
+
+
+# ------------------------------------------------------------------ ASGI
+
+
+async def read(scope: Scope, receive: Receive, limit: int) -> Request:
+    """The whole request. Raises ApiError payload_too_large before reading more than `limit` bytes."""
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        headers[name.decode("latin-1")] = value.decode("latin-1")
+    if headers.get("content-encoding", "identity") != "identity":
+        raise ApiError("unsupported_media_type", "Compressed bodies are not accepted.")
+    declared = headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise ApiError("payload_too_large", f"The body exceeds {limit} bytes.")
+    message = await receive()
+    body = message.get("body", b"")
+    if message.get("more_body"):
+        parts, size = [body], len(body)
+        while message.get("more_body"):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise asyncio.CancelledError
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise ApiError("payload_too_large", f"The body exceeds {limit} bytes.")
+        body = b"".join(parts)
+    client = scope.get("client")
+    return Request(scope["method"], scope["path"], headers, body, client[0] if client else "")
+
+
+async def write(response: Response, send: Send, departure: "Departure") -> None:
+    await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
+    if response.stream is None:
+        await send({"type": "http.response.body", "body": response.body})
+        return
+    departure.watch_now()
+    async with contextlib.aclosing(response.stream) as stream:  # type: ignore[type-var]
+        async for piece in stream:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+class Departure:
+    """Notices that the client has left, and cancels the task that works for it."""
+
+    __slots__ = ("_receive", "_task", "_timer", "_watcher", "happened")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self.happened = False
+
+    def watch_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self.watch_now)
+
+    def watch_now(self) -> None:
+        if self._watcher is None:
+            self._watcher = asyncio.ensure_future(self._watch())
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                break
+        self.happened = True
+        if self._task is not None:
+            self._task.cancel()

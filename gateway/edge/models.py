@@ -1,0 +1,57 @@
+"""`GET /v1/models`: what this key may use, in OpenAI's shape with the fields Mistral's client insists on."""
+
+from typing import Any
+
+from gateway.pipeline.call import Caller
+from gateway.state.snapshot import Snapshot
+from routing.snapshot import ModelEntry
+from tenants.errors import ApiError
+
+PREFIX = "/v1/models/"
+
+
+def answer(path: str, caller: Caller, snapshot: Snapshot) -> dict[str, Any]:
+    """The list, or one model. Raises ApiError model_not_found also for a model this key may not use."""
+    if path.startswith(PREFIX):
+        name = path[len(PREFIX) :]
+        model = snapshot.routing.models.get(name)
+        if model is None or not _is_usable(model, caller):
+            raise ApiError("model_not_found", f"The model {name} does not exist or is not available to you.")
+        return _shown(model)
+    usable = [_shown(model) for model in snapshot.routing.models.values() if _is_usable(model, caller)]
+    aliases = [
+        {"id": f"policy:{slug}", "object": "model", "created": 0, "owned_by": "tollhouse", "type": "base", "capabilities": {}}
+        for tenant_id, slug in snapshot.routing.policies
+        if tenant_id in (None, caller.tenant.id)
+    ]
+    return {"object": "list", "data": usable + aliases}
+
+
+def _is_usable(model: ModelEntry, caller: Caller) -> bool:
+    if not model.targets:
+        return False
+    for allowed in (caller.key.allowed_models, caller.terms.allowed_models):
+        if allowed is not None and model.slug not in allowed:
+            return False
+    regions = caller.tenant.regions
+    return regions is None or any(target.region in regions for target in model.targets)
+
+
+def _shown(model: ModelEntry) -> dict[str, Any]:
+    return {
+        "id": model.slug,
+        "object": "model",
+        "created": model.created,
+        "owned_by": model.owned_by or "tollhouse",
+        "type": "base",
+        "name": model.name,
+        "operations": sorted(model.operations),
+        "context_window": model.context_window,
+        "max_output_tokens": model.max_output_tokens,
+        "capabilities": {
+            "completion_chat": "chat" in model.operations,
+            "function_calling": "tools" in model.capabilities,
+            "vision": "vision" in model.capabilities,
+            **dict.fromkeys(sorted(model.capabilities), True),
+        },
+    }

@@ -1,0 +1,242 @@
+"""OpenAI's request bodies in, as checked Calls. Knows the public contract, neither providers nor money.
+
+What every OpenAI-compatible upstream would have to refuse is refused here, so that callers get the same
+answer wherever a call goes. Fields we do not know pass through: the model's own rules decide.
+Source: https://platform.openai.com/docs/api-reference
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from routing.types import Json, Operation
+from tenants.errors import ApiError
+
+IMAGE_TOKENS_BOUND = 2_000
+"""Allowance for one image among input bytes; its true count depends on the model and the picture."""
+
+
+def parse_body(raw: bytes) -> Json:
+    """Strict JSON: UTF-8, no NaN, bounded depth, no lone surrogates; an object at the top."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiError("invalid_request", f"The body is not valid JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise ApiError("invalid_request", "The body must be a JSON object.")
+    return body
+
+
+def check(operation: Operation, body: Json) -> None:
+    """Raise ApiError naming the first parameter that no provider could accept."""
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise _bad("model", "You must name a model.")
+    for name, value in body.items():
+        rule = RULES.get(name)
+        if rule is not None and value is not None and not rule[0](value):
+            raise _bad(name, rule[1])
+    if "provider" in body:
+        raise ApiError(
+            "unsupported_parameter", "Provider preferences are not supported yet; use a policy.", param="provider"
+        )
+    match operation:
+        case Operation.CHAT:
+            _check_messages(body.get("messages"))
+            _check_tools(body)
+        case Operation.COMPLETIONS:
+            if not _is_prompt(body.get("prompt")):
+                raise _bad("prompt", "prompt must be a string or an array of strings or tokens.")
+        case Operation.EMBEDDINGS:
+            if not _is_prompt(body.get("input")):
+                raise _bad("input", "input must be a non-empty string or an array of strings or tokens.")
+
+
+def needed_capabilities(body: Json, raw: bytes) -> frozenset[str]:
+    """What the model must be able to do, read off the body."""
+    needed = set()
+    if body.get("tools") or body.get("functions"):
+        needed.add("tools")
+    response_format = body.get("response_format")
+    if response_format and response_format.get("type") == "json_schema":
+        needed.add("json_schema")
+    if b'"image_url"' in raw and _has_part(body, "image_url"):
+        needed.add("vision")
+    if (b'"input_audio"' in raw and _has_part(body, "input_audio")) or "audio" in (body.get("modalities") or ()):
+        needed.add("audio")
+    return frozenset(needed)
+
+
+def input_bound(body: Json, raw: bytes) -> int:
+    """An upper bound for the input tokens: no tokeniser makes more tokens than there are bytes.
+
+    Inlined pictures and sounds do not count by their bytes but by IMAGE_TOKENS_BOUND each.
+    """
+    if b"data:" not in raw and b'"input_audio"' not in raw:
+        return len(raw)
+    bound = len(raw)
+    for message in body.get("messages") or ():
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            kind = part.get("type")
+            if kind == "image_url" and part["image_url"]["url"].startswith("data:"):
+                bound += IMAGE_TOKENS_BOUND - len(part["image_url"]["url"])
+            elif kind == "input_audio":
+                bound += IMAGE_TOKENS_BOUND - len(str(part["input_audio"].get("data", "")))
+    return max(bound, 1)
+
+
+def output_limit(body: Json) -> int | None:
+    """The caller's own ceiling for output tokens of one choice, if it gave one."""
+    limit = body.get("max_completion_tokens")
+    return limit if limit is not None else body.get("max_tokens")
+
+
+# ------------------------------------------------------------------ rules
+
+
+def _bad(param: str, message: str) -> ApiError:
+    return ApiError("invalid_request", message, param=param)
+
+
+def _is_number(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: type(value) in (int, float) and low <= value <= high
+
+
+def _is_count(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _is_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _is_object(value: Any) -> bool:
+    return type(value) is dict
+
+
+def _is_stop(value: Any) -> bool:
+    if isinstance(value, str):
+        return True
+    return isinstance(value, list) and len(value) <= 4 and all(isinstance(item, str) for item in value)
+
+
+def _is_prompt(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value)
+    if not isinstance(value, list) or not value:
+        return False
+    if all(isinstance(item, str) for item in value):
+        return all(value)
+    if all(type(item) is int for item in value):
+        return True
+    return all(isinstance(item, list) and item and all(type(token) is int for token in item) for item in value)
+
+
+def _is_metadata(value: Any) -> bool:
+    return isinstance(value, dict) and len(value) <= 16 and all(isinstance(item, str) for item in value.values())
+
+
+def _is_response_format(value: Any) -> bool:
+    if not isinstance(value, dict) or value.get("type") not in ("text", "json_object", "json_schema"):
+        return False
+    if value["type"] != "json_schema":
+        return True
+    schema = value.get("json_schema")
+    return isinstance(schema, dict) and isinstance(schema.get("name"), str)
+
+
+RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "stream": (_is_bool, "stream must be true or false."),
+    "stream_options": (_is_object, "stream_options must be an object."),
+    "temperature": (_is_number(0, 2), "temperature must be between 0 and 2."),
+    "top_p": (_is_number(0, 1), "top_p must be between 0 and 1."),
+    "frequency_penalty": (_is_number(-2, 2), "frequency_penalty must be between -2 and 2."),
+    "presence_penalty": (_is_number(-2, 2), "presence_penalty must be between -2 and 2."),
+    "max_tokens": (_is_count(1, 10**7), "max_tokens must be a positive integer."),
+    "max_completion_tokens": (_is_count(1, 10**7), "max_completion_tokens must be a positive integer."),
+    "n": (_is_count(1, 128), "n must be an integer between 1 and 128."),
+    "best_of": (_is_count(1, 20), "best_of must be an integer between 1 and 20."),
+    "seed": (_is_count(-(2**63), 2**63 - 1), "seed must be an integer."),
+    "stop": (_is_stop, "stop must be a string or an array of at most 4 strings."),
+    "logit_bias": (_is_object, "logit_bias must be an object."),
+    "top_logprobs": (_is_count(0, 20), "top_logprobs must be an integer between 0 and 20."),
+    "response_format": (_is_response_format, "response_format must be text, json_object, or json_schema with a name."),
+    "metadata": (_is_metadata, "metadata must be an object of at most 16 strings."),
+    "user": (lambda value: isinstance(value, str), "user must be a string."),
+    "dimensions": (_is_count(1, 100_000), "dimensions must be a positive integer."),
+    "encoding_format": (lambda value: value in ("float", "base64"), "encoding_format must be float or base64."),
+}
+
+ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
+
+
+def _check_messages(messages: Any) -> None:
+    if not isinstance(messages, list) or not messages:
+        raise _bad("messages", "messages must be a non-empty array.")
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            raise _bad(f"{where}.role", f"role must be one of {', '.join(sorted(ROLES))}.")
+        content = message.get("content")
+        if isinstance(content, str):
+            continue
+        if content is None:
+            if message["role"] != "assistant":
+                raise _bad(f"{where}.content", "content is missing.")
+        elif isinstance(content, list):
+            for number, part in enumerate(content):
+                _check_part(f"{where}.content[{number}]", part)
+        else:
+            raise _bad(f"{where}.content", "content must be a string or an array of parts.")
+
+
+def _check_part(where: str, part: Any) -> None:
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+        raise _bad(where, "a content part must be an object with a type.")
+    match part["type"]:
+        case "text":
+            if not isinstance(part.get("text"), str):
+                raise _bad(f"{where}.text", "text must be a string.")
+        case "image_url":
+            image = part.get("image_url")
+            url = image.get("url") if isinstance(image, dict) else None
+            if not isinstance(url, str) or not url.startswith(("https://", "http://", "data:image/")):
+                raise _bad(f"{where}.image_url", "image_url.url must be an http(s) or data:image URL.")
+        case "input_audio":
+            if not isinstance(part.get("input_audio"), dict):
+                raise _bad(f"{where}.input_audio", "input_audio must be an object.")
+
+
+def _check_tools(body: Json) -> None:
+    tools = body.get("tools")
+    names = set()
+    if tools is not None:
+        if not isinstance(tools, list):
+            raise _bad("tools", "tools must be an array.")
+        for index, tool in enumerate(tools):
+            if not isinstance(tool, dict) or not isinstance(tool.get("type"), str):
+                raise _bad(f"tools[{index}]", "a tool must be an object with a type.")
+            if tool["type"] == "function":
+                function = tool.get("function")
+                if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+                    raise _bad(f"tools[{index}].function", "a function tool needs a function with a name.")
+                names.add(function["name"])
+    choice = body.get("tool_choice")
+    if choice is None or choice in ("none", "auto", "required"):
+        return
+    if not isinstance(choice, dict):
+        raise _bad("tool_choice", "tool_choice must be none, auto, required, or name a tool.")
+    if choice.get("type") == "function":
+        function = choice.get("function")
+        if not isinstance(function, dict) or function.get("name") not in names:
+            raise _bad("tool_choice", "tool_choice names a function that is not among the tools.")
+
+
+def _has_part(body: Json, kind: str) -> bool:
+    for message in body.get("messages") or ():
+        content = message.get("content")
+        if isinstance(content, list) and any(part["type"] == kind for part in content):
+            return True
+    return False

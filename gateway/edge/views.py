@@ -1,0 +1,149 @@
+"""The data plane as Django REST framework declares it: paths, schema, authentication, errors.
+
+Under ASGI the same paths are answered by `edge.door` before Django is reached; these views call the very same
+`answer`, so a deployment that goes through Django's middleware behaves alike, only slower.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.urls import path
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.permissions import AllowAny
+from rest_framework.views import APIView
+
+from gateway.edge.door import Request, Response, answer, refuse
+from gateway.logs.generations import generation_of
+from gateway.pipeline.run import identify
+from gateway.state import process as state
+from tenants.errors import ApiError
+from tenants.scopes import grants
+
+LEDGER_WAIT_S = 5.0
+
+
+class DataPlaneView(APIView):
+    """Hands the request to the pipeline, which authenticates, limits and answers by itself."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+
+    async def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse | StreamingHttpResponse:  # type: ignore[override]
+        return to_django(await answer(to_edge(request), state.current()))
+
+    async def post(self, request: HttpRequest) -> None:
+        """Declared for the schema; `dispatch` answers."""
+
+
+class ErrorDetail(serializers.Serializer[Any]):
+    message = serializers.CharField()
+    type = serializers.CharField()
+    param = serializers.CharField(allow_null=True)
+    code = serializers.CharField()
+    request_id = serializers.CharField()
+
+
+class ErrorBody(serializers.Serializer[Any]):
+    error = ErrorDetail()
+
+
+def declare(summary: str) -> Any:
+    return extend_schema(
+        summary=summary,
+        tags=["data plane"],
+        request=OpenApiTypes.OBJECT,
+        responses={200: OpenApiTypes.OBJECT, **dict.fromkeys((400, 401, 402, 403, 404, 413, 422, 429, 502, 503, 504), ErrorBody)},
+    )
+
+
+@declare("Chat completion, whole or streamed (OpenAI's request and reply)")
+class ChatCompletions(DataPlaneView):
+    pass
+
+
+@declare("Text completion, whole or streamed (OpenAI's request and reply)")
+class Completions(DataPlaneView):
+    pass
+
+
+@declare("Embeddings as floats or base64 (OpenAI's request and reply)")
+class Embeddings(DataPlaneView):
+    pass
+
+
+@declare("The models this key may use")
+class Models(DataPlaneView):
+    async def get(self, request: HttpRequest, model: str = "") -> None:
+        """Declared for the schema; `dispatch` answers."""
+
+    post = None  # type: ignore[assignment]
+
+
+class Unknown(DataPlaneView):
+    schema = None
+
+
+@declare("What was served for a request id: route, tokens, price, attempts")
+class Generation(DataPlaneView):
+    post = None  # type: ignore[assignment]
+
+    async def get(self, request: HttpRequest, request_id: UUID) -> None:
+        """Declared for the schema; `dispatch` answers."""
+
+    async def dispatch(self, request: HttpRequest, request_id: UUID, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
+        edge = to_edge(request)
+        try:
+            caller = await identify(edge.headers, edge.client_ip, state.current())
+            sees_cost = grants(caller.key.scopes, "cost:read")
+            # The record needs a moment from the stream to the table; a client asks right after its answer.
+            deadline = time.monotonic() + LEDGER_WAIT_S
+            while True:
+                found = await sync_to_async(generation_of)(request_id, caller.tenant.id, sees_cost=sees_cost)
+                if found is not None:
+                    return HttpResponse(found, content_type="application/json")
+                if time.monotonic() > deadline:
+                    raise ApiError("not_found", "No such generation.")
+                await asyncio.sleep(0.2)
+        except ApiError as error:
+            return to_django(refuse(error, str(request_id)))  # type: ignore[return-value]
+
+
+def to_edge(request: HttpRequest) -> Request:
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    return Request(
+        request.method or "GET", request.path, headers, request.body, request.META.get("REMOTE_ADDR", "")
+    )
+
+
+def to_django(response: Response) -> HttpResponse | StreamingHttpResponse:
+    made: HttpResponse | StreamingHttpResponse
+    if response.stream is not None:
+        made = StreamingHttpResponse(_pieces(response.stream), status=response.status)
+    else:
+        made = HttpResponse(response.body, status=response.status)
+    for name, value in response.headers:
+        made[name.decode()] = value.decode("latin-1")
+    return made
+
+
+async def _pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in stream:
+        yield piece
+
+
+urlpatterns = [
+    path("chat/completions", ChatCompletions.as_view()),
+    path("completions", Completions.as_view()),
+    path("embeddings", Embeddings.as_view()),
+    path("models", Models.as_view()),
+    path("models/<path:model>", Models.as_view()),
+    path("generations/<uuid:request_id>", Generation.as_view()),
+    path("<path:anything>", Unknown.as_view()),
+]

@@ -1,0 +1,169 @@
+"""Step three: may this call spend what it may cost at worst? One trip to Redis for all limits at once."""
+
+from collections.abc import Iterable
+
+import orjson
+
+from billing.snapshot import BudgetEntry
+from gateway.edge.openai import output_limit
+from gateway.pipeline.call import Call, Caller
+from gateway.state.limits import (
+    OPEN,
+    PICO_PER_MICRO,
+    BudgetHold,
+    BudgetUnseeded,
+    Claim,
+    EpochChanged,
+    budget_key,
+    limits_of,
+)
+from gateway.state.process import Process
+from gateway.state.redis import RedisUnavailable
+from routing.catalog.cost import Unpriced, worst_case_pico
+from routing.types import Operation, Ranked, Target
+from tenants.errors import ApiError
+
+OUTPUT_TOKENS_WITHOUT_LIMIT = 4_096
+EXPECTED_OUTPUT_TOKENS = 512
+LEASE_GRACE_MS = 60_000
+
+
+async def admit(call: Call, caller: Caller, targets: Iterable[Ranked], process: Process) -> None:
+    """Take every limit and open the call's durable record, before any byte goes upstream.
+
+    Raises ApiError: rate_limit_exceeded, concurrency_exceeded, budget_exceeded, budget_unavailable.
+    """
+    targets = [ranked.target for ranked in targets]
+    windows, seats = limits_of(caller.key, caller.terms)
+    claim = Claim(
+        windows=windows,
+        seats=seats,
+        budgets=tuple(_holds(call, caller, targets, process)),
+        tokens=_expected_tokens(call, targets[0], process) if windows else 0,
+        lease_ms=int(call.timeout_s * 1000) + LEASE_GRACE_MS,
+    )
+    if output_limit(call.body) is None and any(budget.hold and budget.entry.measure != "requests" for budget in claim.budgets):
+        call.output_cap = max(output_ceiling(call, target) for target in targets)
+    record = open_record(call, caller, targets[0], claim, process.worker)
+    process.journal.opened(call.id_text, record)
+    for _ in range(3):
+        try:
+            call.admission = await process.limits.admit(call.id_text, record, claim)
+        except EpochChanged:
+            await process.reassert()
+        except BudgetUnseeded as missing:
+            await process.seed_budget(missing.hold)
+        except RedisUnavailable as error:
+            raise ApiError(
+                "budget_unavailable", "Limits and budgets cannot be checked right now.", retry_after_s=1
+            ) from error
+        else:
+            process.live[call.id_text] = (record, call.admission)
+            return
+    raise ApiError("budget_unavailable", "The budget's counter is being rebuilt from the ledger.", retry_after_s=1)
+
+
+def reopen(call: Call, target: Target, process: Process) -> None:
+    """The call goes to another target: say so in the open record before anything is sent there."""
+    if call.admission is None or call.caller is None:
+        raise RuntimeError("only an admitted call can move")
+    record = open_record(call, call.caller, target, call.admission.claim, process.worker)
+    process.journal.opened(call.id_text, record)
+    process.live[call.id_text] = (record, call.admission)
+    process.in_background(process.pipe.call("HSET", OPEN, call.id_text, record))
+
+
+def output_ceiling(call: Call, target: Target) -> int:
+    """The most output tokens the call can produce there, over all its choices."""
+    if call.operation is Operation.EMBEDDINGS:
+        return 0
+    limit = output_limit(call.body)
+    if limit is None:
+        limit = min(target.max_output_tokens or OUTPUT_TOKENS_WITHOUT_LIMIT, OUTPUT_TOKENS_WITHOUT_LIMIT)
+    return limit * max(call.body.get("n") or 1, call.body.get("best_of") or 1)
+
+
+def open_record(call: Call, caller: Caller, target: Target, claim: Claim, worker: str) -> bytes:
+    """What a reaper needs to close the call when this worker no longer can; see pipeline.record."""
+    return orjson.dumps(
+        {
+            "worker": worker,
+            "lease_until": call.occurred_at + claim.lease_ms / 1000,
+            "tenant": str(caller.tenant.id),
+            "key": str(caller.key.id),
+            "plan_version": str(caller.terms.plan_version_id),
+            "price_currency": caller.terms.currency,
+            "feature": call.feature,
+            "end_user": call.end_user,
+            "operation": call.operation,
+            "request_model": call.request_model,
+            "policy": call.plan.policy if call.plan else "",
+            "is_stream": call.is_stream,
+            "attempt": len(call.attempts) + 1,
+            "endpoint": target.endpoint_id,
+            "provider": target.provider,
+            "provider_model": target.provider_model,
+            "model": target.model,
+            "region": target.region,
+            "cost_currency": target.rates.currency,
+            "worst_cost_pico": _worst_cost(call, target),
+            "seats": [seat.key for seat in claim.seats],
+            "budgets": [(budget.key, budget.hold, budget.entry.measure) for budget in claim.budgets],
+        }
+    )
+
+
+def _expected_tokens(call: Call, target: Target, process: Process) -> int:
+    """For the tokens-per-minute window: what the call will probably take; settling corrects it."""
+    output = 0
+    if call.operation is not Operation.EMBEDDINGS:
+        output = min(output_limit(call.body) or EXPECTED_OUTPUT_TOKENS, output_ceiling(call, target))
+    return process.telemetry.input_tokens_in(call.input_bytes, target.endpoint_id) + output
+
+
+def _holds(call: Call, caller: Caller, targets: list[Target], process: Process) -> Iterable[BudgetHold]:
+    budgets = process.snapshot.billing.budgets.get(caller.tenant.id, ())
+    for entry in budgets:
+        if entry.matches(
+            api_key_id=caller.key.id, feature=call.feature, model=targets[0].model, end_user=call.end_user
+        ):
+            window = entry.window_at(call.occurred_at)
+            hold = _hold(entry, call, caller, targets) if entry.mode == "hard" else 0
+            yield BudgetHold(budget_key(entry, window), entry, window, hold)
+
+
+def _hold(entry: BudgetEntry, call: Call, caller: Caller, targets: list[Target]) -> int:
+    """The most this call can take from the budget, whichever of its targets serves it."""
+    match entry.measure:
+        case "requests":
+            return 1
+        case "tokens":
+            return call.input_bytes + max(output_ceiling(call, target) for target in targets)
+    worst = 0
+    for target in targets:
+        cost = _worst_cost(call, target)
+        amount: int | None = cost
+        if entry.measure == "price":
+            amount = caller.terms.pricing.hold_of(
+                worst_cost_pico=cost,
+                units_bound={"input": call.input_bytes, "output": output_ceiling(call, target)},
+                model=target.model,
+                cost_currency=target.rates.currency,
+            )
+        if amount is None:
+            raise ApiError("model_unpriced", f"{target.model} has no price, and a hard budget applies to this call.")
+        worst = max(worst, amount)
+    return -(-worst // PICO_PER_MICRO)
+
+
+def _worst_cost(call: Call, target: Target) -> int | None:
+    try:
+        return worst_case_pico(
+            target.rates,
+            call.input_bytes,
+            output_ceiling(call, target),
+            call.occurred_at,
+            service_tier=call.service_tier,
+        )
+    except Unpriced:
+        return None

@@ -1,0 +1,86 @@
+"""One call and what became of it: the object that every step of the pipeline reads and fills in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from billing.snapshot import Terms
+from gateway.state.limits import Admission
+from routing.types import Json, Operation, RoutePlan, Target, Usage
+from tenants.snapshot import KeyEntry, TenantEntry
+
+
+class Status(StrEnum):
+    """How an attempt ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    CUT = "cut"  # the stream broke after content was shown
+    CANCELLED = "cancelled"  # the client left
+    UNKNOWN = "unknown"  # the worker died
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at one target."""
+
+    number: int
+    target: Target
+    started_s: float  # monotonic
+    status: Status = Status.UNKNOWN
+    http_status: int = 0
+    error_type: str = ""
+    usage: Usage | None = None
+    cost_pico: int | None = 0
+    cost_components: dict[str, int] | None = None
+    latency_ms: int = 0
+    first_byte_ms: int | None = None
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, under which terms, on the configuration that was in force when the call began."""
+
+    key: KeyEntry
+    tenant: TenantEntry
+    terms: Terms
+
+
+@dataclass(slots=True)
+class Call:
+    """A checked request. The edge makes it; the pipeline fills in the lower half."""
+
+    id: UUID
+    id_text: str
+    occurred_at: float  # unix seconds, exactly the time in the id
+    started_s: float  # monotonic
+    operation: Operation
+    request_model: str
+    body: Json = field(repr=False)
+    is_stream: bool
+    include_usage: bool
+    input_bytes: int  # size of the text that the provider will count, an upper bound for input tokens
+    capabilities: frozenset[str]
+    service_tier: str
+    feature: str
+    tags: Mapping[str, str]
+    end_user: str
+    timeout_s: float
+
+    caller: Caller | None = None
+    plan: RoutePlan | None = None
+    admission: Admission | None = None
+    output_cap: int | None = None  # output tokens a hard budget has reserved, where the caller set no limit
+    attempts: list[Attempt] = field(default_factory=list)
+    price_pico: int | None = 0
+    status: int = 0  # HTTP, 499 when the client left
+    error_code: str = ""
+    error_message: str = ""
+    finish_reason: str = ""
+    response_model: str = ""
+    ended_s: float = 0.0  # monotonic
+    is_recorded: bool = False
+    skipped: list[dict[str, Any]] = field(default_factory=list)  # targets that could not express the request

@@ -1,0 +1,263 @@
+"""The last step: meter what every attempt used, price it, and close the call's record. Exactly once.
+
+`record` never waits: the journal holds the record before the settlement is on its way to Redis. The two
+halves of the wire form, `encode` and `decode`, stand side by side; the consumer of the stream uses the other.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from billing.usage.records import UsageRecord
+from gateway.logs.ingest import LogEntry
+from gateway.pipeline.call import Attempt, Call, Caller, Status
+from gateway.state.limits import Spent
+from gateway.state.process import Process
+from routing.catalog.cost import Unpriced, cost_of
+from routing.types import Usage
+from tenants.ids import instant_of
+
+VERSION = 1
+BILLABLE = frozenset((Status.OK, Status.CUT, Status.CANCELLED))
+LEDGER_UNITS = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning")
+
+
+def meter(call: Call, caller: Caller) -> None:
+    """Cost of every attempt, and the price of the one that served the call. None means unpriced."""
+    call.price_pico = 0
+    for attempt in call.attempts:
+        usage = attempt.usage
+        if usage is None or not usage.units:
+            continue
+        try:
+            cost = cost_of(
+                attempt.target.rates, usage.units, occurred_at=call.occurred_at, service_tier=call.service_tier
+            )
+        except Unpriced:
+            attempt.cost_pico, attempt.cost_components = None, None
+        else:
+            attempt.cost_pico, attempt.cost_components = cost.total_pico, cost.components
+        if attempt is call.attempts[-1] and attempt.status in BILLABLE:
+            call.price_pico = caller.terms.pricing.price_of(
+                cost_pico=attempt.cost_pico,
+                cost_currency=attempt.target.rates.currency,
+                units=usage.units,
+                model=attempt.target.model,
+            )
+
+
+def record(call: Call, process: Process) -> None:
+    """Close the call: journal, counters, stream. Every path of an admitted call ends here."""
+    if call.is_recorded or call.admission is None or call.caller is None:
+        return
+    call.is_recorded = True
+    meter(call, call.caller)
+    payload = encode(call, call.caller)
+    process.journal.closed(call.id_text, payload)
+    process.settle(call.id_text, process.limits.settle(call.id_text, payload, call.admission, spent_by(call)))
+    process.telemetry.counters[f"requests:{call.operation}:{call.status}"] += 1
+
+
+def spent_by(call: Call) -> Spent:
+    last = call.attempts[-1].usage if call.attempts else None
+    return Spent(
+        tokens=last.input_tokens + last.output_tokens if last else 0,
+        price_pico=call.price_pico or 0,
+        cost_pico=sum(attempt.cost_pico or 0 for attempt in call.attempts),
+    )
+
+
+# ------------------------------------------------------------------ the wire form
+
+
+def encode(call: Call, caller: Caller) -> bytes:
+    """The call as one JSON array: shared columns, one row per attempt, the log's columns."""
+    plan = call.plan
+    shared = (
+        caller.tenant.id,
+        caller.key.id,
+        caller.terms.plan_version_id,
+        caller.terms.currency,
+        call.feature,
+        call.end_user,
+        call.operation,
+        call.request_model,
+        call.service_tier,
+        plan.policy if plan else "",
+        call.is_stream,
+    )
+    attempts = [_attempt_row(attempt, call) for attempt in call.attempts]
+    log = (
+        call.status,
+        call.error_code,
+        call.error_message[:500],
+        call.finish_reason,
+        call.response_model,
+        call.tags,
+        round((call.ended_s - call.started_s) * 1000),
+        _route(call),
+    )
+    return orjson.dumps((VERSION, call.id_text, shared, attempts, log))
+
+
+def _attempt_row(attempt: Attempt, call: Call) -> tuple[Any, ...]:
+    target = attempt.target
+    usage = attempt.usage or Usage({}, "unknown")
+    is_last = attempt is call.attempts[-1]
+    return (
+        attempt.number,
+        target.model,
+        target.provider,
+        target.provider_model,
+        target.endpoint_id,
+        target.region,
+        attempt.status,
+        attempt.error_type,
+        attempt.http_status,
+        usage.source,
+        usage.units,
+        attempt.cost_pico,
+        target.rates.currency,
+        call.price_pico if is_last else 0,
+        attempt.cost_components,
+        attempt.latency_ms,
+        attempt.first_byte_ms,
+    )
+
+
+def _route(call: Call) -> dict[str, Any]:
+    plan = call.plan
+    if plan is None:
+        return {}
+    return {
+        "strategy": plan.strategy,
+        "kept": [
+            {
+                "provider": kept.target.provider,
+                "model": kept.target.provider_model,
+                "region": kept.target.region,
+                "score": kept.score,
+                "reason": kept.reason,
+            }
+            for kept in plan.targets
+        ],
+        "dropped": [
+            {"provider": left.provider, "model": left.model, "reason": left.reason} for left in plan.dropped
+        ]
+        + call.skipped,
+    }
+
+
+def decode(payload: bytes) -> tuple[list[UsageRecord], LogEntry]:
+    """The ledger rows and the log row of one closed call. Raises ValueError for anything else."""
+    version, id_text, shared, attempts, log = orjson.loads(payload)
+    if version != VERSION:
+        msg = f"a usage record of version {version}, and this code knows {VERSION}"
+        raise ValueError(msg)
+    request_id = UUID(id_text)
+    occurred_at = instant_of(request_id)
+    (tenant, key, plan_version, currency, feature, end_user, operation, request_model, tier, policy, is_stream) = shared
+    rows = []
+    for number, row in enumerate(attempts, 1):
+        (attempt, model, provider, provider_model, endpoint, region, status, error, _, source, units) = row[:11]
+        (cost_pico, cost_currency, price_pico, components, latency_ms, first_byte_ms) = row[11:]
+        rows.append(
+            UsageRecord(
+                occurred_at=occurred_at,
+                request_id=request_id,
+                attempt=attempt,
+                tenant_id=UUID(tenant),
+                api_key_id=UUID(key),
+                plan_version_id=UUID(plan_version),
+                feature=feature,
+                end_user=end_user,
+                operation=operation,
+                request_model=request_model,
+                model=model,
+                provider=provider,
+                provider_model=provider_model,
+                endpoint_id=UUID(endpoint),
+                region=region,
+                service_tier=tier,
+                policy=policy,
+                status=status,
+                error_type=error,
+                is_final=number == len(attempts),
+                is_stream=is_stream,
+                usage_source=source,
+                input_tokens=units.get("input", 0),
+                cache_read_tokens=units.get("cache_read", 0),
+                cache_write_tokens=units.get("cache_write", 0) + units.get("cache_write_1h", 0),
+                output_tokens=units.get("output", 0),
+                reasoning_tokens=units.get("reasoning", 0),
+                other_units={name: count for name, count in units.items() if name not in LEDGER_UNITS} or None,
+                cost_pico=cost_pico,
+                cost_currency=cost_currency,
+                price_pico=price_pico,
+                price_currency=currency,
+                cost_components=components,
+                latency_ms=latency_ms,
+                first_byte_ms=first_byte_ms,
+            )
+        )
+    return rows, _log_entry(request_id, occurred_at, shared, attempts, log)
+
+
+def _log_entry(
+    request_id: UUID, occurred_at: datetime, shared: Sequence[Any], attempts: Sequence[Sequence[Any]], log: Sequence[Any]
+) -> LogEntry:
+    (tenant, key, _, currency, feature, end_user, operation, request_model, _, policy, is_stream) = shared
+    (status, code, message, finish_reason, response_model, tags, latency_ms, route) = log
+    last = attempts[-1] if attempts else None
+    units: Mapping[str, int] = last[10] if last else {}
+    usage = Usage(units)
+    costs = [row[11] for row in attempts]
+    return LogEntry(
+        occurred_at=occurred_at,
+        request_id=request_id,
+        tenant_id=UUID(tenant),
+        api_key_id=UUID(key),
+        operation=operation,
+        request_model=request_model,
+        model=response_model or (last[1] if last else ""),
+        provider=last[2] if last else "",
+        region=last[5] if last else "",
+        policy=policy,
+        status=status,
+        error_code=code,
+        error_message=message,
+        finish_reason=finish_reason,
+        is_stream=is_stream,
+        feature=feature,
+        end_user=end_user,
+        tags=tags,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        usage_source=last[9] if last else "provider",
+        cost_pico=None if None in costs else sum(costs),
+        price_pico=last[13] if last else 0,
+        cost_currency=last[12] if last else "USD",
+        price_currency=currency,
+        latency_ms=latency_ms,
+        first_byte_ms=last[16] if last else None,
+        attempts=[
+            {
+                "provider": row[2],
+                "model": row[3],
+                "region": row[5],
+                "status": row[6],
+                "error": row[7],
+                "http_status": row[8],
+                "latency_ms": row[15],
+                "first_byte_ms": row[16],
+                "cost_pico": row[11],
+                "cost_components": row[14],
+                "units": row[10],
+            }
+            for row in attempts
+        ],
+        route=route,
+    )

@@ -1,0 +1,102 @@
+"""One call's life, as one straight line. The order of the steps is a guarantee (docs/adr/0005)."""
+
+import asyncio
+import time
+
+from gateway.pipeline.admit import admit
+from gateway.pipeline.authenticate import UnknownKey, authenticate, permit
+from gateway.pipeline.call import Call, Caller
+from gateway.pipeline.execute import StreamAnswer, WholeAnswer, execute
+from gateway.pipeline.record import record
+from gateway.pipeline.relay import CLIENT_LEFT
+from gateway.state.process import Process
+from routing.policies.plan import PlanRequest, plan
+from routing.types import RoutePlan
+from tenants.errors import ApiError
+
+EXPECTED_OUTPUT_TOKENS = 512
+
+
+async def identify(headers: dict[str, str], client_ip: str, process: Process) -> Caller:
+    """The caller; a key this worker has never heard of makes it look for newer configuration once."""
+    now = time.time()
+    try:
+        return authenticate(headers, client_ip, process.snapshot, now=now)
+    except UnknownKey:
+        await process.catch_up()
+        return authenticate(headers, client_ip, process.snapshot, now=now)
+
+
+async def run(call: Call, caller: Caller, process: Process) -> WholeAnswer | StreamAnswer:
+    """A whole answer, already recorded, or an open stream that `relay` will record. Raises ApiError."""
+    call.caller = caller
+    permit(caller, call.operation)
+    call.plan = choose(call, caller, process)
+    await admit(call, caller, call.plan.targets, process)
+    try:
+        answer = await execute(call, call.plan.targets, process)
+    except ApiError as error:
+        end(call, process, error.status, error)
+        raise
+    except asyncio.CancelledError:
+        end(call, process, CLIENT_LEFT)
+        raise
+    except BaseException as error:
+        end(call, process, 500, ApiError("internal_error", type(error).__name__))
+        raise
+    call.status = 200
+    if isinstance(answer, WholeAnswer):
+        succeed(call, answer, process)
+    return answer
+
+
+def choose(call: Call, caller: Caller, process: Process) -> RoutePlan:
+    """Step two: the targets to try, in order, and the reasons."""
+    snapshot = process.snapshot
+    return plan(
+        PlanRequest(
+            model=call.request_model,
+            operation=call.operation,
+            tenant_id=caller.tenant.id,
+            regions=caller.tenant.regions,
+            allowed_models=_both(caller.key.allowed_models, caller.terms.allowed_models),
+            capabilities=call.capabilities,
+            input_tokens=max(1, call.input_bytes // 4),
+            output_tokens=call.body.get("max_completion_tokens") or call.body.get("max_tokens") or EXPECTED_OUTPUT_TOKENS,
+            service_tier=call.service_tier,
+            allow_unpriced=process.allow_unpriced,
+        ),
+        snapshot.routing,
+        latency_of=process.telemetry.latency_of,
+        now=call.occurred_at,
+        draw=process.random(),
+    )
+
+
+def succeed(call: Call, answer: WholeAnswer, process: Process) -> None:
+    attempt, reply = answer.attempt, answer.reply
+    call.finish_reason = reply.finish_reason or ""
+    call.response_model = reply.model
+    process.telemetry.succeeded(
+        attempt.target.endpoint_id,
+        first_byte_ms=attempt.latency_ms,
+        size_bytes=call.input_bytes,
+        input_tokens=reply.usage.input_tokens if reply.usage else 0,
+    )
+    call.ended_s = time.monotonic()
+    record(call, process)
+
+
+def end(call: Call, process: Process, status: int, error: ApiError | None = None) -> None:
+    """Close a call that got no answer."""
+    call.status = status
+    if error is not None:
+        call.error_code, call.error_message = error.code, error.message
+    call.ended_s = time.monotonic()
+    record(call, process)
+
+
+def _both(ours: frozenset[str] | None, theirs: frozenset[str] | None) -> frozenset[str] | None:
+    if ours is None or theirs is None:
+        return theirs if ours is None else ours
+    return ours & theirs

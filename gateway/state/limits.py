@@ -1,0 +1,232 @@
+"""Limits and budgets in Redis: one script admits a call, one settles it, whatever the number of scopes.
+
+The scripts are scripts/admit.lua and scripts/settle.lua. Money is integer micro-units in the counters,
+holds rounded up; what a settlement adds keeps its pico remainder, so a counter equals the ledger exactly.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from billing.snapshot import BudgetEntry, Terms, Window
+from gateway.state.redis import RedisPipe, Script
+from tenants.errors import ApiError
+from tenants.snapshot import KeyEntry
+
+SCRIPTS = Path(__file__).parent / "scripts"
+OPEN, LEASES, EPOCH, STREAM = "th:open", "th:leases", "th:epoch", "th:usage"
+PICO_PER_MICRO = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLimit:
+    """At most `limit` requests or tokens in any minute."""
+
+    key: str
+    limit: int
+    measure: Literal["requests", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class SeatLimit:
+    """At most `limit` calls at once."""
+
+    key: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetHold:
+    """What one call may take from one budget at most, in the budget's unit (micro for money)."""
+
+    key: str
+    entry: BudgetEntry
+    window: Window
+    hold: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Everything one call must be granted at once."""
+
+    windows: tuple[WindowLimit, ...]
+    seats: tuple[SeatLimit, ...]
+    budgets: tuple[BudgetHold, ...]
+    tokens: int  # estimate, input and output
+    lease_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A granted claim: what `settle` must give back, and what the answer's headers tell."""
+
+    claim: Claim
+    second: int
+    window_remaining: tuple[int, ...]
+    budget_remaining: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a call really took."""
+
+    tokens: int
+    price_pico: int
+    cost_pico: int
+
+
+class EpochChanged(Exception):
+    """Redis has lost its memory since we last looked: re-assert what we hold, then ask again."""
+
+
+class BudgetUnseeded(Exception):
+    """A hard budget's counter must be rebuilt from the ledger before it may admit anything."""
+
+    def __init__(self, hold: BudgetHold) -> None:
+        super().__init__(hold.key)
+        self.hold = hold
+
+
+def limits_of(key: KeyEntry, terms: Terms) -> tuple[tuple[WindowLimit, ...], tuple[SeatLimit, ...]]:
+    """The key's own limits and its tenant's plan limits, both of which must hold."""
+    windows, seats = [], []
+    for owner, source in ((f"k:{key.public_id}", key), (f"t:{key.tenant_id}", terms)):
+        if source.limit_rpm is not None:
+            windows.append(WindowLimit(f"th:rpm:{owner}", source.limit_rpm, "requests"))
+        if source.limit_tpm is not None:
+            windows.append(WindowLimit(f"th:tpm:{owner}", source.limit_tpm, "tokens"))
+        if source.max_concurrent is not None:
+            seats.append(SeatLimit(f"th:seats:{owner}", source.max_concurrent))
+    return tuple(windows), tuple(seats)
+
+
+def budget_key(entry: BudgetEntry, window: Window) -> str:
+    return f"th:budget:{entry.id}:{window.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """Keys and arguments of settle.lua."""
+
+    keys: list[str]
+    args: list[Any]
+
+
+def settlement(
+    request_id: str,
+    record: bytes,
+    *,
+    windows: Sequence[tuple[str, int, int]] = (),
+    seats: Sequence[str],
+    budgets: Sequence[tuple[str, int, str]],
+    spent: Spent,
+) -> Settlement:
+    """`windows`: (key, second of admission, correction); `budgets`: (key, hold, measure)."""
+    keys = [OPEN, LEASES, STREAM]
+    args: list[Any] = [request_id, record, len(windows)]
+    for key, second, correction in windows:
+        keys.append(key)
+        args += (second, correction)
+    args.append(len(seats))
+    keys += seats
+    args.append(len(budgets))
+    for key, hold, measure in budgets:
+        keys.append(key)
+        args += (hold, *_taken(measure, spent))
+    return Settlement(keys, args)
+
+
+def _taken(measure: str, spent: Spent) -> tuple[int, int]:
+    """(whole units, pico rest) that the call adds to a budget's counter."""
+    match measure:
+        case "price":
+            return divmod(spent.price_pico, PICO_PER_MICRO)
+        case "cost":
+            return divmod(spent.cost_pico, PICO_PER_MICRO)
+        case "tokens":
+            return spent.tokens, 0
+        case _:
+            return 1, 0
+
+
+class Limits:
+    """The two trips to Redis that a call makes."""
+
+    def __init__(self, pipe: RedisPipe) -> None:
+        self._pipe = pipe
+        self._admit = Script((SCRIPTS / "admit.lua").read_text())
+        self._settle = Script((SCRIPTS / "settle.lua").read_text())
+        self.epoch = ""
+
+    async def admit(self, request_id: str, record: bytes, claim: Claim) -> Admission:
+        """Take the whole claim and open the record, or raise what stands in its way.
+
+        ApiError rate_limit_exceeded, concurrency_exceeded, budget_exceeded; EpochChanged; BudgetUnseeded;
+        RedisUnavailable.
+        """
+        keys = [OPEN, LEASES, EPOCH]
+        args: list[Any] = [self.epoch, request_id, claim.lease_ms, record, len(claim.windows)]
+        for window in claim.windows:
+            keys.append(window.key)
+            args += (window.limit, 1 if window.measure == "requests" else claim.tokens)
+        args.append(len(claim.seats))
+        for seat in claim.seats:
+            keys.append(seat.key)
+            args.append(seat.limit)
+        args.append(len(claim.budgets))
+        for budget in claim.budgets:
+            keys.append(budget.key)
+            args += (budget.entry.limit, budget.hold, 1 if budget.entry.mode == "hard" else 0)
+        reply = await self._pipe.script(self._admit, keys, args)
+        if reply[0] != b"ok":
+            raise _refusal(reply, claim)
+        seam = 2 + len(claim.windows)
+        return Admission(claim, reply[1], tuple(reply[2:seam]), tuple(reply[seam:]))
+
+    def settle(self, request_id: str, record: bytes, admission: Admission, spent: Spent) -> Settlement:
+        """What closes the call: `send` it, and again if no answer came."""
+        claim = admission.claim
+        return settlement(
+            request_id,
+            record,
+            windows=[
+                (window.key, admission.second, spent.tokens - claim.tokens)
+                for window in claim.windows
+                if window.measure == "tokens"
+            ],
+            seats=[seat.key for seat in claim.seats],
+            budgets=[(budget.key, budget.hold, budget.entry.measure) for budget in claim.budgets],
+            spent=spent,
+        )
+
+    def send(self, settlement: Settlement) -> asyncio.Future[Any]:
+        return self._pipe.script(self._settle, settlement.keys, settlement.args)
+
+
+def _refusal(reply: Sequence[Any], claim: Claim) -> Exception:
+    match reply[0]:
+        case b"epoch":
+            return EpochChanged()
+        case b"unseeded":
+            return BudgetUnseeded(claim.budgets[reply[1] - 1])
+        case b"window":
+            window = claim.windows[reply[1] - 1]
+            return ApiError(
+                "rate_limit_exceeded",
+                f"More than {window.limit} {window.measure} per minute.",
+                retry_after_s=reply[2] / 1000,
+            )
+        case b"concurrency":
+            limit = claim.seats[reply[1] - 1].limit
+            return ApiError("concurrency_exceeded", f"More than {limit} calls at once.", retry_after_s=1)
+    budget = claim.budgets[reply[1] - 1]
+    return budget_exceeded(budget)
+
+
+def budget_exceeded(budget: BudgetHold) -> ApiError:
+    """402, naming the budget and when it resets (in UTC and in its own zone)."""
+    entry, window = budget.entry, budget.window
+    name = f"“{entry.name}”" if entry.name else f"of {entry.measure} per {entry.window}"
+    return ApiError("budget_exceeded", f"The budget {name} is used up. {window.reset_text(entry.timezone)}")

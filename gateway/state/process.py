@@ -1,0 +1,288 @@
+"""What one worker process holds while it lives: configuration, connections, its journal, its open calls.
+
+Made at start-up, passed to every step, closed at shut-down. The only place where the data plane touches the
+database, always in a thread of its own and never while a call waits for its answer.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import redis.asyncio as redis_async
+from django.conf import settings
+from django.db import close_old_connections
+
+from gateway.state import budgets, snapshot
+from gateway.state.clients import HttpClient
+from gateway.state.journal import Journal
+from gateway.state.limits import EPOCH, LEASES, OPEN, STREAM, Admission, BudgetHold, Limits, Settlement
+from gateway.state.redis import RedisPipe, RedisReplyError, RedisUnavailable
+from gateway.state.sandbox import SandboxClient
+from gateway.state.snapshot import Snapshot
+from gateway.state.telemetry import Telemetry
+from routing.types import ProviderKind
+from tenants import versions
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S: Final = 0.25
+POLL_S: Final = 1.0
+WORKER_TTL_MS: Final = 10_000
+SEED_WAIT_S: Final = 3.0
+WORKER_KEY: Final = "th:worker:{}"
+METRICS: Final = "th:metrics"
+EPOCH_AT: Final = "th:epoch_at"
+
+
+class Process:
+    """One worker. `await start()` before the first call, `await stop()` after the last."""
+
+    snapshot: Snapshot
+
+    def __init__(self) -> None:
+        self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.pipe = RedisPipe(settings.REDIS_URL)
+        self.limits = Limits(self.pipe)
+        self.http = HttpClient()
+        self.sandbox = SandboxClient()
+        self.telemetry = Telemetry()
+        self.journal = Journal(settings.TOLLHOUSE_DATA / "journal", self.worker)
+        self.live: dict[str, tuple[bytes, Admission]] = {}
+        self.unsettled: dict[str, Settlement] = {}
+        self.is_draining = False
+        self.random = random.Random().random
+        self.allow_unpriced: bool = settings.TOLLHOUSE_ALLOW_UNPRICED
+        self.max_body_bytes: int = settings.TOLLHOUSE_MAX_BODY_BYTES
+        self.max_in_flight: int = settings.TOLLHOUSE_MAX_IN_FLIGHT
+        self.request_timeout_s: float = settings.TOLLHOUSE_REQUEST_TIMEOUT_S
+        self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
+        self._background: set[asyncio.Future[Any]] = set()
+        self._seeding: dict[str, asyncio.Task[None]] = {}
+        self._asserting: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshed_s = 0.0
+        self._ledger_passed: float | None = None
+
+    # ------------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Load the configuration, connect, and take up the beat. Raises what makes a start impossible."""
+        self.snapshot = await self.in_database(snapshot.load)
+        await self.pipe.start()
+        await self.reassert()
+        await self._beat()
+        for loop in (self._heartbeats, self._housekeeping, self._announcements):
+            self.in_background(asyncio.ensure_future(loop()))
+
+    async def stop(self) -> None:
+        """Send what is unsettled, then let go. What cannot be sent stays in the journal."""
+        self.is_draining = True
+        await self._resend()
+        await asyncio.sleep(0)
+        for task in tuple(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self.journal.finish(everything_settled=not self.unsettled and not self.live)
+        try:
+            await self.pipe.call("DEL", WORKER_KEY.format(self.worker))
+        except RedisUnavailable:
+            logger.warning("left without saying goodbye: redis is away")
+        await self.pipe.aclose()
+        await self.http.aclose()
+        self._database.shutdown()
+
+    # ------------------------------------------------------------------ what calls need
+
+    def transport(self, kind: ProviderKind) -> HttpClient | SandboxClient:
+        return self.sandbox if kind is ProviderKind.SANDBOX else self.http
+
+    def settle(self, request_id: str, settlement: Settlement) -> None:
+        """Close a call in Redis without waiting; what fails is sent again until it is answered."""
+        self.unsettled[request_id] = settlement
+        self.live.pop(request_id, None)
+
+        def answered(reply: asyncio.Future[Any]) -> None:
+            if reply.cancelled():
+                return
+            error = reply.exception()
+            if error is None:
+                self.unsettled.pop(request_id, None)
+            elif not isinstance(error, RedisUnavailable):
+                logger.error("settlement of %s refused: %s", request_id, error)
+
+        self.limits.send(settlement).add_done_callback(answered)
+
+    async def catch_up(self) -> None:
+        """Load configuration that is newer than ours, at most four times a second; callers share one load."""
+        if self._refreshing is None and time.monotonic() - self._refreshed_s > HEARTBEAT_S:
+            self._refreshing = asyncio.ensure_future(self._refresh())
+        if self._refreshing is not None:
+            await asyncio.shield(self._refreshing)
+
+    async def reassert(self) -> None:
+        """Redis may have lost its memory: tell it again what we hold open and what the ledger may lack."""
+        if self._asserting is None:
+            self._asserting = asyncio.ensure_future(self._reassert())
+        await asyncio.shield(self._asserting)
+
+    async def seed_budget(self, hold: BudgetHold) -> None:
+        """Rebuild one budget's counter from the ledger; waits SEED_WAIT_S at most."""
+        task = self._seeding.get(hold.key)
+        if task is None:
+            task = asyncio.ensure_future(self.in_database(budgets.rebuild, hold.entry, hold.window))
+            self._seeding[hold.key] = task
+            task.add_done_callback(lambda done: self._seeded(hold.key, done))
+        await asyncio.wait((task,), timeout=SEED_WAIT_S)
+
+    def in_background(self, work: asyncio.Future[Any]) -> None:
+        """Keep a reference until it ends, and say if it ends badly."""
+        self._background.add(work)
+        work.add_done_callback(self._ended)
+
+    async def in_database[**P, R](self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run ORM code in this process's one database thread."""
+
+        def run() -> R:
+            close_old_connections()
+            return function(*args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._database, run)
+
+    # ------------------------------------------------------------------ behind the scenes
+
+    def _seeded(self, key: str, done: "asyncio.Future[None]") -> None:
+        self._seeding.pop(key, None)
+        if not done.cancelled() and done.exception() is not None:
+            logger.error("budget counter %s could not be rebuilt", key, exc_info=done.exception())
+
+    def _ended(self, work: asyncio.Future[Any]) -> None:
+        self._background.discard(work)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            logger.error("background work failed: %s", error, exc_info=error)
+
+    async def _refresh(self) -> None:
+        try:
+            self.snapshot = await self.in_database(snapshot.refresh, self.snapshot)
+        finally:
+            self._refreshed_s = time.monotonic()
+            self._refreshing = None
+
+    async def _reassert(self) -> None:
+        try:
+            epoch = await self._epoch()
+            if epoch == self.limits.epoch:
+                return
+            now_ms = int(time.time() * 1000)
+            replies: list[Awaitable[Any]] = []
+            for request_id, (record, admission) in self.live.items():
+                expiry = now_ms + admission.claim.lease_ms
+                replies.append(self.pipe.call("HSET", OPEN, request_id, record))
+                replies.append(self.pipe.call("ZADD", LEASES, expiry, request_id))
+                replies += [self.pipe.call("ZADD", seat.key, expiry, request_id) for seat in admission.claim.seats]
+            if self.limits.epoch:
+                replies += [
+                    self.pipe.call("XADD", STREAM, "*", "r", entry.record)
+                    for entry in self.journal.retained()
+                    if entry.kind == "e"
+                ]
+            await asyncio.gather(*replies)
+            self.limits.epoch = epoch
+        finally:
+            self._asserting = None
+
+    async def _epoch(self) -> str:
+        """The name of Redis's present memory; whoever finds none names a new one."""
+        name = f"{secrets.token_hex(8)}"
+        if await self.pipe.call("SET", EPOCH, name, "NX") is not None:
+            await self.pipe.call("SET", EPOCH_AT, int(time.time() * 1000))
+            return name
+        return (await self.pipe.call("GET", EPOCH)).decode()
+
+    async def _beat(self) -> None:
+        await self.pipe.call("SET", WORKER_KEY.format(self.worker), "1", "PX", WORKER_TTL_MS)
+        if await self.pipe.call("GET", EPOCH) != self.limits.epoch.encode():
+            await self.reassert()
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            try:
+                await self._beat()
+                await self._resend()
+            except (RedisUnavailable, RedisReplyError) as error:
+                logger.warning("redis: %s", error)
+                await asyncio.sleep(HEARTBEAT_S)
+
+    async def _resend(self) -> None:
+        for request_id, settlement in tuple(self.unsettled.items()):
+            try:
+                await self.limits.send(settlement)
+            except RedisUnavailable:
+                return
+            self.unsettled.pop(request_id, None)
+
+    async def _housekeeping(self) -> None:
+        """Once a second: newer configuration, journal segments that have served, counters for /metrics."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                await self.catch_up()
+            except Exception:  # noqa: BLE001 - the database may be away for long: calls go on from the snapshot
+                logger.warning("configuration not refreshed", exc_info=True)
+            try:
+                self._ledger_passed = await self._oldest_on_stream()
+                await self._publish_counters()
+            except (RedisUnavailable, RedisReplyError) as error:
+                logger.warning("redis: %s", error)
+            self.journal.housekeep(now=time.time(), ledger_passed=self._ledger_passed)
+
+    async def _oldest_on_stream(self) -> float:
+        """Everything put on the stream before this instant has reached PostgreSQL (the consumer deletes it)."""
+        now = time.time()
+        oldest = await self.pipe.call("XRANGE", STREAM, "-", "+", "COUNT", 1)
+        return int(oldest[0][0].split(b"-")[0]) / 1000 if oldest else now
+
+    async def _publish_counters(self) -> None:
+        counted, self.telemetry.counters = self.telemetry.counters, type(self.telemetry.counters)()
+        for name, count in counted.items():
+            await self.pipe.call("HINCRBY", METRICS, name, count)
+
+    async def _announcements(self) -> None:
+        """Configuration changes as they are announced; polling finds what is missed here."""
+        client = redis_async.Redis.from_url(settings.REDIS_URL)
+        try:
+            while True:
+                try:
+                    async with client.pubsub() as channel:
+                        await channel.subscribe(versions.CHANNEL)
+                        async for message in channel.listen():
+                            if message["type"] == "message":
+                                await self.catch_up()
+                except redis_async.RedisError as error:
+                    logger.info("announcements interrupted: %s", error)
+                    await asyncio.sleep(POLL_S)
+        finally:
+            await client.aclose()
+
+
+_current: Process | None = None
+
+
+def current() -> Process:
+    """This worker's Process. Raises RuntimeError where no ASGI server has started one."""
+    if _current is None:
+        msg = "the data plane runs under ASGI: start it with gateway.asgi"
+        raise RuntimeError(msg)
+    return _current
+
+
+def set_current(process: Process | None) -> None:
+    global _current  # noqa: PLW0603 - one per worker process, set by the server's lifespan
+    _current = process

@@ -1,0 +1,49 @@
+-- Close one call: release what it held, add what it really took, and put its record on the stream. Idempotent.
+-- KEYS  1 open records  2 open leases  3 usage stream
+--       then one key per window, per concurrency set and per budget, in the order of ARGV
+-- ARGV  request id, record,
+--       windows n, {second of admission, correction} * n,  concurrency n,
+--       budgets n, {hold micro, spent micro, spent rest pico} * n
+-- Returns 1, or 0 when the call was closed before (its record still goes on the stream: the ledger drops doubles).
+local first = redis.call('HDEL', KEYS[1], ARGV[1]) == 1
+redis.call('XADD', KEYS[3], '*', 'r', ARGV[2])
+if not first then return 0 end
+redis.call('ZREM', KEYS[2], ARGV[1])
+local now = tonumber(redis.call('TIME')[1])
+
+local a, k = 3, 4
+local windows = tonumber(ARGV[a]); a = a + 1
+for i = 1, windows do
+  local second, correction = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
+  local last = tonumber(redis.call('HGET', KEYS[k], 't'))
+  -- a second that has left the ring took its estimate along
+  if correction ~= 0 and last and last - second <= 60 and now - second <= 60 then
+    redis.call('HINCRBY', KEYS[k], second % 61, correction)
+    redis.call('HINCRBY', KEYS[k], 's', correction)
+  end
+  a = a + 2; k = k + 1
+end
+
+local seats = tonumber(ARGV[a]); a = a + 1
+for _ = 1, seats do
+  redis.call('ZREM', KEYS[k], ARGV[1])
+  k = k + 1
+end
+
+local budgets = tonumber(ARGV[a]); a = a + 1
+for _ = 1, budgets do
+  local key = KEYS[k]
+  if redis.call('EXISTS', key) == 1 then
+    redis.call('HINCRBY', key, 'held', -tonumber(ARGV[a]))
+    redis.call('HINCRBY', key, 'spent', ARGV[a + 1])
+    local rest = redis.call('HINCRBY', key, 'rest', ARGV[a + 2])
+    if rest >= 1000000 then
+      redis.call('HINCRBY', key, 'spent', 1)
+      redis.call('HINCRBY', key, 'rest', -1000000)
+    end
+    -- while the counter is being rebuilt from the ledger, this call must not be counted twice
+    if redis.call('HEXISTS', key, 'seeding') == 1 then redis.call('RPUSH', key .. ':since', ARGV[1]) end
+  end
+  a = a + 3; k = k + 1
+end
+return 1
