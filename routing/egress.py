@@ -112,6 +112,11 @@ def check_url(url: str, *, allow_private_hosts: Collection[str], resolver: Resol
     return CheckedUrl(host, port, tuple(found))
 
 
+def check_form(url: str) -> None:
+    """Judge a URL by its form alone, for the operator's own addresses. Raises ApiError url_not_allowed."""
+    _parse(url)
+
+
 def may_connect(address: str, *, is_private_allowed: bool) -> bool:
     """Whether a connection to this address may be made.
 

@@ -1,10 +1,24 @@
 """The routing floor's paths under /api/v1/ and in the console."""
 
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, URLResolver, include, path
+from rest_framework.routers import SimpleRouter
 
-from routing import views
+from routing import api, views
 
-urlpatterns: list[URLPattern | URLResolver] = []
+_top = SimpleRouter(use_regex_path=False)
+_top.register("providers", api.ProviderResource, basename="provider")
+_top.register("models", api.ModelResource, basename="model")
+_top.register("endpoints", api.EndpointResource, basename="endpoint")
+_top.register("cost-rates", api.RateResource, basename="cost-rate")
+_top.register("policies", api.PolicyResource, basename="policy")
+
+_nested = SimpleRouter(use_regex_path=False)
+_nested.register("credentials", api.CredentialResource, basename="credential")
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    *_top.urls,
+    path("tenants/<slug:tenant>/", include(_nested.urls)),
+]
 console_urlpatterns: list[URLPattern | URLResolver] = [
     path("platform/providers/", views.provider_list, name="provider_list"),
     path("platform/providers/new/", views.provider_create, name="provider_create"),

@@ -115,6 +115,8 @@ def _change(rate: NewRate, rows: Iterable[CostRate]) -> PlannedChange:
     for row in rows:
         if row.effective_to is not None and row.effective_to <= rate.effective_from:
             continue
+        if row.effective_from == rate.effective_from and _says_the_same(row, rate):
+            return PlannedChange("unchanged", rate, None, row.price, row.per, row.currency)
         if row.effective_from >= rate.effective_from:
             if rate.effective_to is not None and row.effective_from >= rate.effective_to:
                 continue
@@ -126,10 +128,14 @@ def _change(rate: NewRate, rows: Iterable[CostRate]) -> PlannedChange:
         closes = row
     if closes is None:
         return PlannedChange("open", rate, None, None, None, None)
-    same = (closes.price, closes.per, closes.currency, closes.effective_to, closes.source)
-    if same == (rate.price, rate.per, rate.currency, rate.effective_to, rate.source):
+    if _says_the_same(closes, rate):
         return PlannedChange("unchanged", rate, None, closes.price, closes.per, closes.currency)
     return PlannedChange("change", rate, str(closes.pk), closes.price, closes.per, closes.currency)
+
+
+def _says_the_same(row: CostRate, rate: NewRate) -> bool:
+    held = (row.price, row.per, row.currency, row.effective_to, row.source)
+    return held == (rate.price, rate.per, rate.currency, rate.effective_to, rate.source)
 
 
 def _refuse_second_currency(changes: Iterable[PlannedChange], held: Sequence[CostRate]) -> None:
