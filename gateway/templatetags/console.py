@@ -39,12 +39,12 @@ def icon(name: str, css: str = "icon") -> SafeString:
 
 
 @register.filter
-def count(value: float | Decimal | None) -> SafeString | str:
+def count(value: int | Decimal | None) -> SafeString | str:
     """12,345; from 100,000 on in short (1.2M) with the whole number on hover."""
     if value is None:
         return MISSING
     whole = format_decimal(value, locale=_locale())
-    if abs(value) < COMPACT_FROM:
+    if -COMPACT_FROM < value < COMPACT_FROM:
         return whole
     short = format_compact_decimal(value, locale=_locale(), fraction_digits=1)
     return format_html('<data value="{}" title="{}">{}</data>', value, whole, short)

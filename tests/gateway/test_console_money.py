@@ -1,6 +1,7 @@
 """Money in templates: exact, never a float, never a zero for what nobody priced."""
 
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from django.utils.translation import override
@@ -49,7 +50,7 @@ def test_the_exact_amount_stands_behind_the_rounded_one():
 
 @given(st.integers(-(10**30), 10**30))
 def test_the_exact_text_is_the_amount_to_the_last_digit(pico):
-    assert Decimal(money.exact(pico)) * PICO == pico
+    assert Fraction(money.exact(pico)) * PICO == pico
 
 
 def test_a_rate_per_million_is_shown_as_it_was_agreed():
