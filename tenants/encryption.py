@@ -5,7 +5,7 @@ bound to its owner and its place: moved to another row, column or tenant it does
 return plaintext in an error.
 
 A sealed value is `version (1) | data key id (16) | nonce (12) | ciphertext and tag`; a wrapped data key is
-`nonce (12) | ciphertext and tag`. Nonces are random: far below the 2^32 messages NIST SP 800-38D allows a key.
+`nonce (12) | ciphertext and tag`. Nonces are random, far below the 2^32 messages per key of NIST SP 800-38D.
 """
 
 import os
@@ -30,7 +30,7 @@ _REWRAP_BATCH: Final = 500
 
 
 class SealBrokenError(Exception):
-    """A sealed value does not open here: altered, moved from its place, or its key is gone. Carries no secret."""
+    """A sealed value does not open here: altered, moved, or its key is gone. Carries no secret."""
 
 
 class MasterKeyMissingError(SealBrokenError):
@@ -55,7 +55,7 @@ class Rewrapped:
 
 
 def seal(plaintext: str, *, tenant: Tenant | None, context: str) -> bytes:
-    """Encrypt for one owner and one place, `context` = "table|row|column". Makes the owner's data key if new."""
+    """Encrypt for one owner and one place: `context` is "table|row|column"."""
     row = _data_key_of(tenant)
     nonce = os.urandom(_NONCE_BYTES)
     header = bytes((VERSION,)) + row.id.bytes
@@ -70,7 +70,7 @@ def unseal(blob: bytes, *, tenant: Tenant | None, context: str) -> str:
 
 
 def unseal_all(values: Iterable[Sealed]) -> Iterator[str]:
-    """Decrypt many, in order, with one query for all their data keys. Raises SealBrokenError at the first bad one."""
+    """Decrypt many, in order, one query for all data keys. Raises SealBrokenError at the first bad one."""
     values = list(values)
     rows = DataKey.objects.in_bulk({_data_key_id(value.blob) for value in values})
     ciphers: dict[UUID, AESGCM] = {}

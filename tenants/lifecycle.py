@@ -1,4 +1,4 @@
-"""Opening, changing, suspending and activating a tenant. One transaction each, audited, announced to the workers.
+"""Opening, changing, suspending, activating a tenant: one transaction each, audited, announced to the workers.
 
 Must never delete a tenant: its ledger goes on explaining old invoices.
 """
@@ -21,7 +21,7 @@ _FIELDS: Final = ("slug", "name", "status", "timezone", "currency", "region_poli
 def open_tenant(
     *, slug: str, name: str, timezone: str, currency: str, region_policy: Sequence[str], actor: Principal
 ) -> Tenant:
-    """A new, active tenant. Raises ApiError: invalid_request with `param`, conflict when the slug is taken."""
+    """A new, active tenant. Raises ApiError: invalid_request with `param`, conflict for a taken slug."""
     values = {
         "slug": slug,
         "name": name,

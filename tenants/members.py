@@ -153,7 +153,7 @@ def _check_role(role: str, *, tenant: Tenant, actor: Principal) -> None:
 
 
 def _is_owner(actor: Principal, tenant: Tenant) -> bool:
-    """Owners and the operator's staff who may write tenants. An owner's and an admin's scopes are the same."""
+    """Owners, and whoever may write the tenant. The scopes of owner and admin do not tell them apart."""
     if actor.can("tenants:write", tenant.id):
         return True
     return (

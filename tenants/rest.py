@@ -265,7 +265,7 @@ class ReadResource[M: models.Model](
         return cast("models.QuerySet[M]", first)
 
     def filter_queryset(self, queryset: Any) -> Any:
-        """Raises ApiError: unknown_field for an unknown parameter, invalid_request for an impossible value."""
+        """Raises ApiError: unknown_field for a parameter we do not know, invalid_request for a bad value."""
         rows = super().filter_queryset(queryset)
         if getattr(self, "action", None) != "list":
             return rows

@@ -57,7 +57,7 @@ class TenantEntry:
 
 @dataclass(frozen=True, slots=True)
 class TenantsSnapshot:
-    """All tenants and keys as of `version` (or a little later: then the next difference brings them again)."""
+    """All tenants and keys as of `version` (or a little later: the next difference brings those again)."""
 
     version: int
     keys: Mapping[str, KeyEntry]
