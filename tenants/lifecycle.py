@@ -1,4 +1,4 @@
-"""Opening, changing, suspending, activating a tenant: one transaction each, audited, announced to the workers.
+"""Opening, changing, suspending, activating a tenant: one transaction each, audited, announced to workers.
 
 Must never delete a tenant: its ledger goes on explaining old invoices.
 """
