@@ -1005,7 +1005,7 @@ class HttpClient:
             try:
                 async with asyncio.timeout(share_s if tried + 1 < len(addresses) else None):
                     connection = await self._open(
-                        _Connection(self, pool, loop), loop, host, port, origin.host, tls
+                        _Connection(self, pool, loop), loop, address=(host, port), name=origin.host, tls=tls
                     )
             except ssl.SSLCertVerificationError:
                 reason = "tls_verify"
@@ -1035,15 +1035,15 @@ class HttpClient:
         self,
         connection: _Connection,
         loop: asyncio.AbstractEventLoop,
-        address: str,
-        port: int,
+        *,
+        address: Address,
         name: str,
         tls: ssl.SSLContext | None,
     ) -> _Connection:
         server_hostname = name.rstrip(".") if tls is not None else None
         try:
             await loop.create_connection(
-                lambda: connection, address, port, ssl=tls, server_hostname=server_hostname
+                lambda: connection, *address, ssl=tls, server_hostname=server_hostname
             )
         except BaseException:
             # Cancelled just as the handshake ended, uvloop closes the socket under its own TLS layer, which
