@@ -1,0 +1,85 @@
+"""Budget windows and decisions (rules R18 and R19b). Pure: the instant is an argument.
+
+Calendar windows are half-open, from local midnight to local midnight in their zone; spend and holds belong
+to the window that contains the event's time.
+"""
+
+from calendar import monthrange
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """[start, end) in unix seconds; `end` None never ends. `id` names it among the budget's windows."""
+
+    start: float
+    end: float | None
+    id: str
+
+    def reset_text(self, timezone: str) -> str:
+        """When the budget starts anew, in UTC and in its own zone, for people."""
+        if self.end is None:
+            return "It does not reset."
+        utc = datetime.fromtimestamp(self.end, UTC)
+        local = utc.astimezone(ZoneInfo(timezone))
+        return f"It resets at {utc:%Y-%m-%dT%H:%M:%SZ} ({local:%Y-%m-%d %H:%M} {timezone})."
+
+
+def window_of(unit: str, timezone: str, at: datetime, *, anchor_day: int = 1, week_start: int = 0) -> Window:
+    """The window of `unit` (hour, day, week, month, quarter, year, total) that contains `at` (aware)."""
+    if unit == "total":
+        return Window(0.0, None, "total")
+    zone = ZoneInfo(timezone)
+    if unit == "hour":
+        # Hours are elapsed time on the local clock's grid: an offset of :30 shifts the grid, a clock change repeats one.
+        local = at.astimezone(zone)
+        start_s = (at - timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)).timestamp()
+        return Window(start_s, start_s + 3600, f"{int(start_s)}")
+    today = at.astimezone(zone).date()
+    first, last = _days(unit, today, anchor_day, week_start)
+    start, end = (datetime.combine(day, time(), zone).timestamp() for day in (first, last))
+    return Window(start, end, f"{int(start)}")
+
+
+def _days(unit: str, today: date, anchor_day: int, week_start: int) -> tuple[date, date]:
+    """First day of the window and of the next one."""
+    match unit:
+        case "day":
+            return today, today + timedelta(days=1)
+        case "week":
+            first = today - timedelta(days=(today.weekday() - week_start) % 7)
+            return first, first + timedelta(days=7)
+        case "month":
+            return _months(today, anchor_day, 1)
+        case "quarter":
+            first = date(today.year, 3 * ((today.month - 1) // 3) + 1, 1)
+            return first, _anchored(first.year, first.month + 3, 1)
+        case "year":
+            return date(today.year, 1, 1), date(today.year + 1, 1, 1)
+    msg = f"unknown window {unit!r}"
+    raise ValueError(msg)
+
+
+def _months(today: date, anchor_day: int, length: int) -> tuple[date, date]:
+    first = _anchored(today.year, today.month, anchor_day)
+    if first > today:
+        first = _anchored(today.year, today.month - 1, anchor_day)
+    return first, _anchored(first.year, first.month + length, anchor_day)
+
+
+def _anchored(year: int, month: int, anchor_day: int) -> date:
+    """The anchor day of that month, or the month's last day; months beyond 1 to 12 roll over."""
+    year, month = year + (month - 1) // 12, (month - 1) % 12 + 1
+    return date(year, month, min(anchor_day, monthrange(year, month)[1]))
+
+
+def allows(*, limit: int, spent: int, held: int, estimate: int, mode: str) -> bool:
+    """R19b: a hard budget allows a reservation that fits beside what is spent and held; a soft one always."""
+    return mode != "hard" or spent + held + estimate <= limit
+
+
+def crossed(*, limit: int, before: int, after: int, thresholds: tuple[int, ...]) -> tuple[int, ...]:
+    """R19b: the thresholds (percent) that this step reached, ascending."""
+    return tuple(t for t in sorted(thresholds) if before * 100 < limit * t <= after * 100)
