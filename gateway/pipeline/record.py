@@ -89,7 +89,7 @@ def encode(call: Call, caller: Caller) -> bytes:
         plan.policy if plan else "",
         call.is_stream,
     )
-    attempts = [_attempt_row(attempt, call) for attempt in call.attempts]
+    attempts = [attempt_row(attempt, call) for attempt in call.attempts]
     log = (
         call.status,
         call.error_code,
@@ -103,7 +103,8 @@ def encode(call: Call, caller: Caller) -> bytes:
     return orjson.dumps((VERSION, call.id_text, shared, attempts, log))
 
 
-def _attempt_row(attempt: Attempt, call: Call) -> tuple[Any, ...]:
+def attempt_row(attempt: Attempt, call: Call) -> tuple[Any, ...]:
+    """One attempt's columns; the price stands on the last one alone."""
     target = attempt.target
     usage = attempt.usage or Usage({}, "unknown")
     is_last = attempt is call.attempts[-1]
@@ -149,6 +150,45 @@ def _route(call: Call) -> dict[str, Any]:
         ]
         + call.skipped,
     }
+
+
+def encode_unknown(id_text: str, opened: Mapping[str, Any]) -> bytes:
+    """The record of a call whose worker died: the worst case as cost, nothing as price; see admit.open_record."""
+    worst = opened["worst_cost_pico"]
+    shared = (
+        opened["tenant"],
+        opened["key"],
+        opened["plan_version"],
+        opened["price_currency"],
+        opened["feature"],
+        opened["end_user"],
+        opened["operation"],
+        opened["request_model"],
+        "",
+        opened["policy"],
+        opened["is_stream"],
+    )
+    attempt = (
+        opened["attempt"],
+        opened["model"],
+        opened["provider"],
+        opened["provider_model"],
+        opened["endpoint"],
+        opened["region"],
+        Status.UNKNOWN,
+        "worker_lost",
+        0,
+        "unknown",
+        {},
+        worst,
+        opened["cost_currency"],
+        0,
+        None if worst is None else {"unknown": worst},
+        0,
+        None,
+    )
+    log = (500, "internal_error", "The worker died during the call.", "", "", {}, 0, {})
+    return orjson.dumps((VERSION, id_text, shared, [*opened.get("earlier", ()), attempt], log))
 
 
 def decode(payload: bytes) -> tuple[list[UsageRecord], LogEntry]:

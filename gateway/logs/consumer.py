@@ -1,0 +1,93 @@
+"""From the stream to PostgreSQL: closed calls become ledger rows, rollups and log rows, in one transaction.
+
+An entry leaves the stream only after its transaction: whatever dies in between, the entry comes again and
+the ledger drops what it has. A record that nobody can read is set aside and reported, never lost.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import redis
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from billing.usage.ingest import ingest
+from billing.usage.records import UsageRecord
+from gateway.logs.ingest import LogEntry, store
+from gateway.pipeline.record import decode
+from gateway.state.limits import STREAM
+
+logger = logging.getLogger(__name__)
+
+GROUP: Final = "ledger"
+SUSPENSE: Final = "th:suspense"
+BATCH: Final = 500
+CLAIM_AFTER_MS: Final = 30_000
+
+
+def drain(*, budget_s: float, block_ms: int = 800) -> int:
+    """Move everything that waits, for about `budget_s` seconds. Returns how many calls were stored."""
+    client = redis.Redis.from_url(settings.REDIS_URL)
+    consumer = f"{socket.gethostname()}-{os.getpid()}"
+    moved = 0
+    try:
+        _ensure_group(client)
+        deadline = time.monotonic() + budget_s
+        moved += _store(client, _abandoned(client, consumer))
+        while time.monotonic() < deadline:
+            reply: Any = client.xreadgroup(GROUP, consumer, {STREAM: ">"}, count=BATCH, block=block_ms)
+            if not reply:
+                break
+            moved += _store(client, reply[0][1])
+    finally:
+        client.close()
+    return moved
+
+
+def _ensure_group(client: "redis.Redis[bytes]") -> None:
+    try:
+        client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+    except redis.ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+def _abandoned(client: "redis.Redis[bytes]", consumer: str) -> Sequence[Any]:
+    """Entries that a consumer took and did not finish."""
+    reply: Any = client.xautoclaim(STREAM, GROUP, consumer, CLAIM_AFTER_MS, "0-0", count=BATCH)
+    return reply[1]
+
+
+def _store(client: "redis.Redis[bytes]", entries: Sequence[Any]) -> int:
+    if not entries:
+        return 0
+    rows: list[UsageRecord] = []
+    log: list[LogEntry] = []
+    unreadable = []
+    for entry_id, fields in entries:
+        try:
+            call_rows, call_log = decode(fields[b"r"])
+        except (ValueError, KeyError, TypeError) as error:
+            logger.exception("usage record %s cannot be read: set aside (%s)", entry_id, type(error).__name__)
+            unreadable.append((entry_id, fields))
+            continue
+        rows += call_rows
+        log.append(call_log)
+    with transaction.atomic():
+        ingested = ingest(rows, recorded_at=timezone.now())
+        store(log, now=timezone.now())
+    if ingested.conflicts:
+        logger.error("ledger conflicts, the first stays: %s", ingested.conflicts)
+    pipe = client.pipeline(transaction=True)
+    for entry_id, fields in unreadable:
+        pipe.xadd(SUSPENSE, {**fields, b"id": entry_id})
+    ids = [entry_id for entry_id, _ in entries]
+    pipe.xack(STREAM, GROUP, *ids)
+    pipe.xdel(STREAM, *ids)
+    pipe.execute()
+    return len(log)

@@ -1,0 +1,98 @@
+"""Closes what dead workers left open: first from their journals, then from the open records in Redis.
+
+A call whose end stands in a journal is settled with it. A call without an end is `unknown`: the provider may
+have billed it, so the worst case is booked as our cost, and nothing as the tenant's price. Runs in a thread or
+a Celery worker, with blocking clients; every step may happen twice without harm.
+"""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+import redis
+from django.conf import settings
+
+from gateway.pipeline.record import decode, encode_unknown
+from gateway.state.journal import abandoned, read
+from gateway.state.limits import OPEN, SCRIPTS, STREAM, Spent, settlement
+from gateway.state.process import WORKER_KEY
+
+logger = logging.getLogger(__name__)
+
+GRACE_S: Final = 12.0
+"""A worker is dead when its sign of life (10 s) has expired; a young call is left alone until it must have."""
+
+
+def close_abandoned() -> int:
+    """Replay journals of dead workers on this host, then close calls of dead workers anywhere. Returns how many."""
+    client = redis.Redis.from_url(settings.REDIS_URL)
+    try:
+        return replay_journals(client, settings.TOLLHOUSE_DATA / "journal") + close_open(client)
+    finally:
+        client.close()
+
+
+def replay_journals(client: "redis.Redis[bytes]", folder: Path) -> int:
+    """Settle what dead workers had closed; put in Redis again what they had open and Redis has forgotten."""
+    closed = 0
+    for path, fd in abandoned(folder):
+        try:
+            entries = list(read(path))
+            ended = {entry.request_id for entry in entries if entry.kind == "e"}
+            for entry in entries:
+                if entry.kind == "e":
+                    _settle(client, entry.request_id, entry.record, client.hget(OPEN, entry.request_id))
+                    closed += 1
+                elif entry.request_id not in ended:
+                    client.hsetnx(OPEN, entry.request_id, entry.record)
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(fd)
+    return closed
+
+
+def close_open(client: "redis.Redis[bytes]") -> int:
+    """Book calls as unknown whose worker is gone."""
+    closed = 0
+    living: dict[str, bool] = {}
+    for request_id, record in client.hscan_iter(OPEN, count=500):
+        opened = orjson.loads(record)
+        worker = opened["worker"]
+        if worker not in living:
+            living[worker] = bool(client.exists(WORKER_KEY.format(worker)))
+        age_s = time.time() - (UUID(request_id.decode()).int >> 80) / 1000
+        if living[worker] or age_s < GRACE_S:
+            continue
+        logger.warning("call %s was left open by %s: booked as unknown", request_id.decode(), worker)
+        _settle(client, request_id.decode(), encode_unknown(request_id.decode(), opened), record)
+        closed += 1
+    return closed
+
+
+def _settle(client: "redis.Redis[bytes]", request_id: str, payload: bytes, opened_record: Any) -> None:
+    if opened_record is None:
+        client.xadd(STREAM, {"r": payload})  # settled before, perhaps: the ledger drops doubles
+        return
+    opened = orjson.loads(opened_record)
+    rows, _ = decode(payload)
+    last = rows[-1] if rows else None
+    made = settlement(
+        request_id,
+        payload,
+        seats=opened["seats"],
+        budgets=[tuple(budget) for budget in opened["budgets"]],
+        spent=Spent(
+            tokens=sum(
+                (last.input_tokens, last.cache_read_tokens, last.cache_write_tokens, last.output_tokens, last.reasoning_tokens)
+            )
+            if last
+            else 0,
+            price_pico=sum(row.price_pico or 0 for row in rows),
+            cost_pico=sum(row.cost_pico or 0 for row in rows),
+        ),
+    )
+    client.register_script((SCRIPTS / "settle.lua").read_text())(keys=made.keys, args=made.args)
