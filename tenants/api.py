@@ -8,7 +8,8 @@ from typing import Any, ClassVar, cast
 
 from django.db import models
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -283,6 +284,7 @@ class ObjectSerializer(serializers.Serializer[AuditEvent]):
     id = serializers.CharField(source="object_id")
 
 
+@extend_schema_field(OpenApiTypes.STR)
 class HexField(serializers.Field[bytes, Any, str, Any]):
     """Bytes as hexadecimal text."""
 

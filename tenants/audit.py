@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from django.db import connection
+from django.db import connection, models
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -185,20 +185,21 @@ class Proof:
 
 
 def verify(chain: UUID | None = None) -> Proof:
-    """Recompute one chain, or all of them. Events without a head, and heads without events, are errors."""
-    heads = {head.chain: head for head in AuditHead.objects.all()}
-    written = set(AuditEvent.objects.order_by().values_list("chain", flat=True).distinct())
-    known = sorted(written | heads.keys()) if chain is None else [chain]
-    return Proof(tuple(_walk(each, heads.get(each)) for each in known))
+    """Recompute one chain, or all of them. Events beyond a head, and heads without events, are errors.
+
+    May run while others write: a chain is walked up to the head read first.
+    """
+    heads = AuditHead.objects.order_by().values_list("chain", flat=True)
+    written = AuditEvent.objects.order_by().values_list("chain", flat=True).distinct()
+    known = sorted({*heads, *written}) if chain is None else [chain]
+    return Proof(tuple(_walk(each) for each in known))
 
 
-def _walk(chain: UUID, head: AuditHead | None) -> ChainProof:
-    previous, sequence = bytes(32), 0
-    error = ""
-    for event in AuditEvent.objects.filter(chain=chain).order_by("sequence").iterator(chunk_size=1000):
-        if head is not None and event.sequence > head.sequence and not error:
-            later = AuditHead.objects.get(chain=chain)  # written while we walked, or beyond its head
-            head = later if later.sequence >= event.sequence else head
+def _walk(chain: UUID) -> ChainProof:
+    events = AuditEvent.objects.filter(chain=chain)
+    head = _head(chain)
+    previous, sequence, error = bytes(32), 0, ""
+    for event in events.filter(sequence__lte=head.sequence).order_by("sequence").iterator(chunk_size=1000):
         if event.sequence != sequence + 1:
             error = error or f"event {sequence + 1} is missing"
         elif bytes(event.previous_hash) != previous:
@@ -206,8 +207,13 @@ def _walk(chain: UUID, head: AuditHead | None) -> ChainProof:
         if hash_of(event) != bytes(event.hash):
             error = error or f"event {event.sequence} was altered"
         previous, sequence = bytes(event.hash), event.sequence
-    if not error and head is None:
-        error = "the chain has no head"
-    if not error and head is not None and (head.sequence != sequence or bytes(head.hash) != previous):
+    if not error and (head.sequence != sequence or bytes(head.hash) != previous):
         error = f"the head says event {head.sequence}, the chain ends at event {sequence}"
+    last = events.aggregate(last=models.Max("sequence"))["last"] or 0
+    if not error and last > _head(chain).sequence:  # read after `last`: what was added meanwhile is below it
+        error = f"event {last} lies beyond the head"
     return ChainProof(chain=chain, events=sequence, head=previous, error=error)
+
+
+def _head(chain: UUID) -> AuditHead:
+    return AuditHead.objects.filter(chain=chain).first() or AuditHead(chain=chain)

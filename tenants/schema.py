@@ -1,8 +1,58 @@
-"""How OpenAPI describes our ways to sign in. Loaded when the app is ready; used by nothing else."""
+"""How OpenAPI describes the control plane: ways to sign in, Idempotency-Key, filters, the error object.
+
+Describes only: what is true is decided in authentication.py, rest.py and wire.py.
+"""
+
+from typing import Any, Final
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.utils import OpenApiParameter
 
 from tenants.authentication import ConsoleAuthentication, KeyAuthentication
+
+_NULLABLE_TEXT: Final = {"type": ["string", "null"]}
+_ERROR: Final = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code", "request_id"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": _NULLABLE_TEXT,
+                "code": _NULLABLE_TEXT,
+                "request_id": {"type": "string"},
+            },
+        }
+    },
+}
+
+
+class ControlPlaneSchema(AutoSchema):
+    """Adds to every operation of `tenants.rest.Guarded` what its frame does."""
+
+    def get_override_parameters(self) -> list[Any]:
+        if self.method != "GET":
+            return [
+                OpenApiParameter(
+                    "Idempotency-Key",
+                    location=OpenApiParameter.HEADER,
+                    description="Sent again within 24 hours, the first answer comes again, secrets as null.",
+                )
+            ]
+        if getattr(self.view, "action", None) != "list":
+            return []
+        return [OpenApiParameter(name) for name in getattr(self.view, "filters", ())]
+
+    def get_operation(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        operation: dict[str, Any] | None = super().get_operation(*args, **kwargs)
+        if operation is not None:
+            content = {"application/json": {"schema": _ERROR}}
+            operation["responses"]["default"] = {"description": "Any error.", "content": content}
+        return operation
 
 
 class KeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # drf-spectacular is untyped there
