@@ -98,7 +98,9 @@ def load() -> BillingSnapshot:
     wanted = dict(current)
     for row in PlanVersion.objects.filter(pk__in=set(wanted.values())).select_related("plan"):
         compiled[row.pk] = terms_of(row)
-    default = PlanVersion.objects.filter(plan__is_default=True).select_related("plan").order_by("-number").first()
+    default = (
+        PlanVersion.objects.filter(plan__is_default=True).select_related("plan").order_by("-number").first()
+    )
     if default is None:
         msg = "no default plan: run the migrations"
         raise RuntimeError(msg)

@@ -16,7 +16,10 @@ from tenants.principal import Principal
 def current_version(tenant: Tenant) -> PlanVersion:
     """The plan version in force for the tenant: its subscription's, else the default plan's newest."""
     subscription = (
-        Subscription.objects.for_tenant(tenant).filter(end__isnull=True).select_related("plan_version__plan").first()
+        Subscription.objects.for_tenant(tenant)
+        .filter(end__isnull=True)
+        .select_related("plan_version__plan")
+        .first()
     )
     if subscription is not None:
         return subscription.plan_version
@@ -42,7 +45,12 @@ def publish(*, plan: Plan, terms: dict[str, Any], actor: Principal) -> PlanVersi
         last = PlanVersion.objects.select_for_update().filter(plan=plan).order_by("-number").first()
         version = PlanVersion.objects.create(plan=plan, number=last.number + 1 if last else 1, **terms)
         audit.record(
-            principal=actor, action="plan.publish", object_type="plan", object_id=plan.id, after={"version": version.number, "charges": version.charges}
+            principal=actor,
+            action="plan.publish",
+            object_type="plan",
+            object_id=plan.id,
+            tenant=None,
+            after={"version": version.number, "charges": version.charges},
         )
     return version
 
@@ -68,7 +76,9 @@ def change_plan(*, tenant: Tenant, plan: Plan, at: datetime, actor: Principal) -
         if present is not None:
             before, anchor_day = str(present.plan_version), present.anchor_day
             if at <= present.start:
-                raise ApiError("invalid_request", "A change must come after the present plan's start.", param="at")
+                raise ApiError(
+                    "invalid_request", "A change must come after the present plan's start.", param="at"
+                )
             present.end = at
             present.save(update_fields=("end", "updated_at"))
         return _begin(tenant=tenant, plan=plan, start=at, anchor_day=anchor_day, before=before, actor=actor)
@@ -80,9 +90,13 @@ def _begin(
     version = newest_version(plan)
     if version.currency != tenant.currency:
         raise ApiError(
-            "invalid_request", f"The plan is in {version.currency}, the tenant in {tenant.currency}.", param="plan"
+            "invalid_request",
+            f"The plan is in {version.currency}, the tenant in {tenant.currency}.",
+            param="plan",
         )
-    made = Subscription.objects.create(tenant=tenant, plan_version=version, start=start, anchor_day=anchor_day)
+    made = Subscription.objects.create(
+        tenant=tenant, plan_version=version, start=start, anchor_day=anchor_day
+    )
     audit.record(
         principal=actor,
         action="subscription.change",

@@ -84,7 +84,9 @@ class NotFound(APIView):
         self.headers = {}
         drf_request = self.initialize_request(request, *args, **kwargs)
         self.request = drf_request
-        response = self.handle_exception(ApiError("not_found", f"No such path: {request.method} {request.path}"))
+        response = self.handle_exception(
+            ApiError("not_found", f"No such path: {request.method} {request.path}")
+        )
         self.response = self.finalize_response(drf_request, response, *args, **kwargs)
         return self.response
 

@@ -440,6 +440,7 @@ class Embedded:
             "timezone": "UTC",
             "log_timezone": "UTC",
             "log_line_prefix": "",
+            "log_checkpoints": "off",
         }
         if not self._is_durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}

@@ -35,7 +35,9 @@ def ready(request: HttpRequest) -> JsonResponse:
     finally:
         client.close()
     is_ready = all(state == "ok" for state in checks.values())
-    return JsonResponse({"status": "ready" if is_ready else "not ready", "checks": checks}, status=200 if is_ready else 503)
+    return JsonResponse(
+        {"status": "ready" if is_ready else "not ready", "checks": checks}, status=200 if is_ready else 503
+    )
 
 
 def metrics(request: HttpRequest) -> HttpResponse:
@@ -50,7 +52,9 @@ def metrics(request: HttpRequest) -> HttpResponse:
     for name, count in sorted(counted.items()):
         kind, operation, status = name.decode().split(":")
         if kind == "requests":
-            lines.append(f'tollhouse_requests_total{{operation="{operation}",status="{status}"}} {int(count)}')
+            lines.append(
+                f'tollhouse_requests_total{{operation="{operation}",status="{status}"}} {int(count)}'
+            )
     lines += (
         "# TYPE tollhouse_requests_in_flight gauge",
         f"tollhouse_requests_in_flight {in_flight}",

@@ -35,7 +35,9 @@ def window_of(unit: str, timezone: str, at: datetime, *, anchor_day: int = 1, we
     if unit == "hour":
         # Hours are elapsed time on the local clock's grid: an offset of :30 shifts the grid, a clock change repeats one.
         local = at.astimezone(zone)
-        start_s = (at - timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)).timestamp()
+        start_s = (
+            at - timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
+        ).timestamp()
         return Window(start_s, start_s + 3600, f"{int(start_s)}")
     today = at.astimezone(zone).date()
     first, last = _days(unit, today, anchor_day, week_start)

@@ -105,7 +105,10 @@ async def answer(request: Request, process: Process) -> Response:
         if isinstance(served, StreamAnswer):
             headers += STREAM_HEADERS
             return Response(200, headers, stream=relay(call, served, process))
-        headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(served.reply.body)))
+        headers += (
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(served.reply.body)),
+        )
         return Response(200, headers, served.reply.body)
     except ApiError as error:
         return refuse(error, id_text, answer_headers(call, process) if call and call.attempts else None)
@@ -123,7 +126,12 @@ STREAM_HEADERS = [
 
 
 def make_call(
-    request: Request, operation: Operation, request_id: Any, id_text: str, occurred_at: float, process: Process
+    request: Request,
+    operation: Operation,
+    request_id: Any,
+    id_text: str,
+    occurred_at: float,
+    process: Process,
 ) -> Call:
     """A checked Call from a POST body. Raises ApiError naming the parameter at fault."""
     content_type = request.headers.get("content-type", "application/json")
@@ -189,7 +197,9 @@ def refuse(error: ApiError, id_text: str, extra: list[tuple[bytes, bytes]] | Non
         response.headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
     if error.status >= 500:
         # We have tried what could be tried: a client's own retries would only multiply ours.
-        response.headers.append((b"x-should-retry", b"false" if error.code.startswith("provider") else b"true"))
+        response.headers.append(
+            (b"x-should-retry", b"false" if error.code.startswith("provider") else b"true")
+        )
     return response
 
 

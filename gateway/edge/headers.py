@@ -18,7 +18,9 @@ def feature_of(headers: dict[str, str]) -> str:
     feature = headers.get("x-tollhouse-feature", "")
     if feature and FEATURE.fullmatch(feature) is None:
         raise ApiError(
-            "invalid_request", "A feature is 1 to 100 letters, digits, dots, dashes.", param="X-Tollhouse-Feature"
+            "invalid_request",
+            "A feature is 1 to 100 letters, digits, dots, dashes.",
+            param="X-Tollhouse-Feature",
         )
     return feature
 
@@ -32,7 +34,9 @@ def tags_of(headers: dict[str, str]) -> dict[str, str]:
         match = TAG.fullmatch(part.strip())
         if match is None or len(tags) == MAX_TAGS:
             raise ApiError(
-                "invalid_request", f"Tags are up to {MAX_TAGS} pairs: key=value,key=value.", param="X-Tollhouse-Tags"
+                "invalid_request",
+                f"Tags are up to {MAX_TAGS} pairs: key=value,key=value.",
+                param="X-Tollhouse-Tags",
             )
         tags[match[1]] = match[2]
     return tags
@@ -57,7 +61,10 @@ def answer_headers(call: Call, process: Process) -> list[tuple[bytes, bytes]]:
     if call.attempts:
         last = call.attempts[-1]
         target = last.target
-        tried = ",".join(f"{attempt.target.provider}:{attempt.http_status or attempt.error_type}" for attempt in call.attempts)
+        tried = ",".join(
+            f"{attempt.target.provider}:{attempt.http_status or attempt.error_type}"
+            for attempt in call.attempts
+        )
         headers += (
             (b"x-tollhouse-provider", target.provider.encode()),
             (b"x-tollhouse-model", _safe(target.provider_model)),
@@ -97,10 +104,14 @@ def _limits(call: Call) -> list[tuple[bytes, bytes]]:
     tightest: int | None = None
     for budget, left in zip(admission.claim.budgets, admission.budget_remaining, strict=True):
         if left is not None and budget.entry.measure in ("price", "cost"):
-            left += budget.hold - (-(-(call.price_pico or 0) // PICO_PER_MICRO) if call.is_recorded else budget.hold)
+            left += budget.hold - (
+                -(-(call.price_pico or 0) // PICO_PER_MICRO) if call.is_recorded else budget.hold
+            )
             tightest = left if tightest is None else min(tightest, left)
     if tightest is not None:
-        headers.append((b"x-tollhouse-budget-remaining", str(money(max(0, tightest) * PICO_PER_MICRO)).encode()))
+        headers.append(
+            (b"x-tollhouse-budget-remaining", str(money(max(0, tightest) * PICO_PER_MICRO)).encode())
+        )
     return headers
 
 

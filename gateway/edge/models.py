@@ -20,7 +20,14 @@ def answer(path: str, caller: Caller, snapshot: Snapshot) -> dict[str, Any]:
         return _shown(model)
     usable = [_shown(model) for model in snapshot.routing.models.values() if _is_usable(model, caller)]
     aliases = [
-        {"id": f"policy:{slug}", "object": "model", "created": 0, "owned_by": "tollhouse", "type": "base", "capabilities": {}}
+        {
+            "id": f"policy:{slug}",
+            "object": "model",
+            "created": 0,
+            "owned_by": "tollhouse",
+            "type": "base",
+            "capabilities": {},
+        }
         for tenant_id, slug in snapshot.routing.policies
         if tenant_id in (None, caller.tenant.id)
     ]

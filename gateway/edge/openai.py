@@ -39,7 +39,9 @@ def check(operation: Operation, body: Json) -> None:
             raise _bad(name, rule[1])
     if "provider" in body:
         raise ApiError(
-            "unsupported_parameter", "Provider preferences are not supported yet; use a policy.", param="provider"
+            "unsupported_parameter",
+            "Provider preferences are not supported yet; use a policy.",
+            param="provider",
         )
     match operation:
         case Operation.CHAT:
@@ -63,7 +65,9 @@ def needed_capabilities(body: Json, raw: bytes) -> frozenset[str]:
         needed.add("json_schema")
     if b'"image_url"' in raw and _has_part(body, "image_url"):
         needed.add("vision")
-    if (b'"input_audio"' in raw and _has_part(body, "input_audio")) or "audio" in (body.get("modalities") or ()):
+    if (b'"input_audio"' in raw and _has_part(body, "input_audio")) or "audio" in (
+        body.get("modalities") or ()
+    ):
         needed.add("audio")
     return frozenset(needed)
 
@@ -131,11 +135,15 @@ def _is_prompt(value: Any) -> bool:
         return all(value)
     if all(type(item) is int for item in value):
         return True
-    return all(isinstance(item, list) and item and all(type(token) is int for token in item) for item in value)
+    return all(
+        isinstance(item, list) and item and all(type(token) is int for token in item) for item in value
+    )
 
 
 def _is_metadata(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) <= 16 and all(isinstance(item, str) for item in value.values())
+    return (
+        isinstance(value, dict) and len(value) <= 16 and all(isinstance(item, str) for item in value.values())
+    )
 
 
 def _is_response_format(value: Any) -> bool:
@@ -162,11 +170,17 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "stop": (_is_stop, "stop must be a string or an array of at most 4 strings."),
     "logit_bias": (_is_object, "logit_bias must be an object."),
     "top_logprobs": (_is_count(0, 20), "top_logprobs must be an integer between 0 and 20."),
-    "response_format": (_is_response_format, "response_format must be text, json_object, or json_schema with a name."),
+    "response_format": (
+        _is_response_format,
+        "response_format must be text, json_object, or json_schema with a name.",
+    ),
     "metadata": (_is_metadata, "metadata must be an object of at most 16 strings."),
     "user": (lambda value: isinstance(value, str), "user must be a string."),
     "dimensions": (_is_count(1, 100_000), "dimensions must be a positive integer."),
-    "encoding_format": (lambda value: value in ("float", "base64"), "encoding_format must be float or base64."),
+    "encoding_format": (
+        lambda value: value in ("float", "base64"),
+        "encoding_format must be float or base64.",
+    ),
 }
 
 ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))

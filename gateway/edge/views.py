@@ -35,10 +35,19 @@ class DataPlaneView(APIView):
     authentication_classes = ()
     permission_classes = (AllowAny,)
 
-    async def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse | StreamingHttpResponse:  # type: ignore[override]
+    async def dispatch(
+        self, request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponse | StreamingHttpResponse:  # type: ignore[override]
         return to_django(await answer(to_edge(request), state.current()))
 
+
+class PostView(DataPlaneView):
     async def post(self, request: HttpRequest) -> None:
+        """Declared for the schema; `dispatch` answers."""
+
+
+class GetView(DataPlaneView):
+    async def get(self, request: HttpRequest, **kwargs: Any) -> None:
         """Declared for the schema; `dispatch` answers."""
 
 
@@ -59,44 +68,39 @@ def declare(summary: str) -> Any:
         summary=summary,
         tags=["data plane"],
         request=OpenApiTypes.OBJECT,
-        responses={200: OpenApiTypes.OBJECT, **dict.fromkeys((400, 401, 402, 403, 404, 413, 422, 429, 502, 503, 504), ErrorBody)},
+        responses={
+            200: OpenApiTypes.OBJECT,
+            **dict.fromkeys((400, 401, 402, 403, 404, 413, 422, 429, 502, 503, 504), ErrorBody),
+        },
     )
 
 
 @declare("Chat completion, whole or streamed (OpenAI's request and reply)")
-class ChatCompletions(DataPlaneView):
+class ChatCompletions(PostView):
     pass
 
 
 @declare("Text completion, whole or streamed (OpenAI's request and reply)")
-class Completions(DataPlaneView):
+class Completions(PostView):
     pass
 
 
 @declare("Embeddings as floats or base64 (OpenAI's request and reply)")
-class Embeddings(DataPlaneView):
+class Embeddings(PostView):
     pass
 
 
 @declare("The models this key may use")
-class Models(DataPlaneView):
-    async def get(self, request: HttpRequest, model: str = "") -> None:
-        """Declared for the schema; `dispatch` answers."""
-
-    post = None  # type: ignore[assignment]
+class Models(GetView):
+    pass
 
 
-class Unknown(DataPlaneView):
+class Unknown(PostView):
     schema = None
 
 
 @declare("What was served for a request id: route, tokens, price, attempts")
-class Generation(DataPlaneView):
-    post = None  # type: ignore[assignment]
-
-    async def get(self, request: HttpRequest, request_id: UUID) -> None:
-        """Declared for the schema; `dispatch` answers."""
-
+class Generation(GetView):
     async def dispatch(self, request: HttpRequest, request_id: UUID, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
         edge = to_edge(request)
         try:

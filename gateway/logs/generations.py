@@ -40,7 +40,8 @@ def generation_of(request_id: UUID, tenant_id: UUID, *, sees_cost: bool) -> byte
         "latency_ms": row.latency_ms,
         "time_to_first_chunk_ms": row.first_byte_ms,
         "attempts": [
-            {name: value for name, value in attempt.items() if name not in PRIVATE} for attempt in row.attempts
+            {name: value for name, value in attempt.items() if name not in PRIVATE}
+            for attempt in row.attempts
         ],
         "route": row.route,
     }

@@ -42,7 +42,9 @@ async def admit(call: Call, caller: Caller, targets: Iterable[Ranked], process: 
         tokens=_expected_tokens(call, targets[0], process) if windows else 0,
         lease_ms=int(call.timeout_s * 1000) + LEASE_GRACE_MS,
     )
-    if output_limit(call.body) is None and any(budget.hold and budget.entry.measure != "requests" for budget in claim.budgets):
+    if output_limit(call.body) is None and any(
+        budget.hold and budget.entry.measure != "requests" for budget in claim.budgets
+    ):
         call.output_cap = max(output_ceiling(call, target) for target in targets)
     record = open_record(call, caller, targets[0], claim, process.worker)
     process.journal.opened(call.id_text, record)
@@ -60,7 +62,9 @@ async def admit(call: Call, caller: Caller, targets: Iterable[Ranked], process: 
         else:
             process.live[call.id_text] = (record, call.admission)
             return
-    raise ApiError("budget_unavailable", "The budget's counter is being rebuilt from the ledger.", retry_after_s=1)
+    raise ApiError(
+        "budget_unavailable", "The budget's counter is being rebuilt from the ledger.", retry_after_s=1
+    )
 
 
 def reopen(call: Call, target: Target, process: Process) -> None:
@@ -151,7 +155,9 @@ def _hold(entry: BudgetEntry, call: Call, caller: Caller, targets: list[Target])
                 cost_currency=target.rates.currency,
             )
         if amount is None:
-            raise ApiError("model_unpriced", f"{target.model} has no price, and a hard budget applies to this call.")
+            raise ApiError(
+                "model_unpriced", f"{target.model} has no price, and a hard budget applies to this call."
+            )
         worst = max(worst, amount)
     return -(-worst // PICO_PER_MICRO)
 

@@ -78,7 +78,9 @@ def _key(text: str, snapshot: Snapshot) -> KeyEntry:
 def _acted_for(slug: str | None, key: KeyEntry, snapshot: Snapshot) -> UUID:
     if slug is None:
         raise ApiError(
-            "invalid_request", "A platform key names its tenant in X-Tollhouse-Tenant.", param="X-Tollhouse-Tenant"
+            "invalid_request",
+            "A platform key names its tenant in X-Tollhouse-Tenant.",
+            param="X-Tollhouse-Tenant",
         )
     if not grants(key.scopes, "tenants:act"):
         raise ApiError("permission_denied", "This API key lacks the scope tenants:act.")

@@ -92,7 +92,9 @@ async def execute(call: Call, targets: tuple[Ranked, ...], process: Process) -> 
             try:
                 return await _attempt(call, target, process, deadline)
             except UnsupportedParameter as unsupported:
-                call.skipped.append({"provider": target.provider, "model": target.model, "reason": str(unsupported)})
+                call.skipped.append(
+                    {"provider": target.provider, "model": target.model, "reason": str(unsupported)}
+                )
                 call.error_code, call.error_message = "unsupported_parameter", str(unsupported)
                 last_param = unsupported.param
                 break
@@ -151,7 +153,9 @@ async def _open_stream(
     call: Call, attempt: Attempt, adapter: Adapter, wire: WireRequest, process: Process, remaining_s: float
 ) -> StreamAnswer:
     target = attempt.target
-    patience_s = target.first_byte_timeout_s * (REASONING_PATIENCE if "reasoning" in target.capabilities else 1)
+    patience_s = target.first_byte_timeout_s * (
+        REASONING_PATIENCE if "reasoning" in target.capabilities else 1
+    )
     first_byte_s = min(patience_s, remaining_s)
     response: ResponseStream = await process.transport(target.kind).open(
         wire, first_byte_timeout_s=first_byte_s, stall_timeout_s=target.stall_timeout_s
@@ -275,7 +279,9 @@ def exhausted(call: Call) -> ApiError:
     """Every target failed: the error that tells the caller best what to do now."""
     kinds = {attempt.error_type for attempt in call.attempts}
     if ErrorKind.CONTEXT_LENGTH in kinds:
-        return ApiError("context_length_exceeded", "The request is too long for every model that could serve it.")
+        return ApiError(
+            "context_length_exceeded", "The request is too long for every model that could serve it."
+        )
     if kinds and kinds <= {ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED}:
         waits = [attempt.retry_after_s for attempt in call.attempts if attempt.retry_after_s is not None]
         return ApiError(

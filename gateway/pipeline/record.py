@@ -34,7 +34,10 @@ def meter(call: Call, caller: Caller) -> None:
             continue
         try:
             cost = cost_of(
-                attempt.target.rates, usage.units, occurred_at=call.occurred_at, service_tier=call.service_tier
+                attempt.target.rates,
+                usage.units,
+                occurred_at=call.occurred_at,
+                service_tier=call.service_tier,
             )
         except Unpriced:
             attempt.cost_pico, attempt.cost_components = None, None
@@ -199,10 +202,24 @@ def decode(payload: bytes) -> tuple[list[UsageRecord], LogEntry]:
         raise ValueError(msg)
     request_id = UUID(id_text)
     occurred_at = instant_of(request_id)
-    (tenant, key, plan_version, currency, feature, end_user, operation, request_model, tier, policy, is_stream) = shared
+    (
+        tenant,
+        key,
+        plan_version,
+        currency,
+        feature,
+        end_user,
+        operation,
+        request_model,
+        tier,
+        policy,
+        is_stream,
+    ) = shared
     rows = []
     for number, row in enumerate(attempts, 1):
-        (attempt, model, provider, provider_model, endpoint, region, status, error, _, source, units) = row[:11]
+        (attempt, model, provider, provider_model, endpoint, region, status, error, _, source, units) = row[
+            :11
+        ]
         (cost_pico, cost_currency, price_pico, components, latency_ms, first_byte_ms) = row[11:]
         rows.append(
             UsageRecord(
@@ -233,7 +250,8 @@ def decode(payload: bytes) -> tuple[list[UsageRecord], LogEntry]:
                 cache_write_tokens=units.get("cache_write", 0) + units.get("cache_write_1h", 0),
                 output_tokens=units.get("output", 0),
                 reasoning_tokens=units.get("reasoning", 0),
-                other_units={name: count for name, count in units.items() if name not in LEDGER_UNITS} or None,
+                other_units={name: count for name, count in units.items() if name not in LEDGER_UNITS}
+                or None,
                 cost_pico=cost_pico,
                 cost_currency=cost_currency,
                 price_pico=price_pico,
@@ -247,7 +265,11 @@ def decode(payload: bytes) -> tuple[list[UsageRecord], LogEntry]:
 
 
 def _log_entry(
-    request_id: UUID, occurred_at: datetime, shared: Sequence[Any], attempts: Sequence[Sequence[Any]], log: Sequence[Any]
+    request_id: UUID,
+    occurred_at: datetime,
+    shared: Sequence[Any],
+    attempts: Sequence[Sequence[Any]],
+    log: Sequence[Any],
 ) -> LogEntry:
     (tenant, key, _, currency, feature, end_user, operation, request_model, _, policy, is_stream) = shared
     (status, code, message, finish_reason, response_model, tags, latency_ms, route) = log

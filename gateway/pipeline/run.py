@@ -62,7 +62,9 @@ def choose(call: Call, caller: Caller, process: Process) -> RoutePlan:
             allowed_models=_both(caller.key.allowed_models, caller.terms.allowed_models),
             capabilities=call.capabilities,
             input_tokens=max(1, call.input_bytes // 4),
-            output_tokens=call.body.get("max_completion_tokens") or call.body.get("max_tokens") or EXPECTED_OUTPUT_TOKENS,
+            output_tokens=call.body.get("max_completion_tokens")
+            or call.body.get("max_tokens")
+            or EXPECTED_OUTPUT_TOKENS,
             service_tier=call.service_tier,
             allow_unpriced=process.allow_unpriced,
         ),

@@ -185,7 +185,9 @@ class Process:
                 expiry = now_ms + admission.claim.lease_ms
                 replies.append(self.pipe.call("HSET", OPEN, request_id, record))
                 replies.append(self.pipe.call("ZADD", LEASES, expiry, request_id))
-                replies += [self.pipe.call("ZADD", seat.key, expiry, request_id) for seat in admission.claim.seats]
+                replies += [
+                    self.pipe.call("ZADD", seat.key, expiry, request_id) for seat in admission.claim.seats
+                ]
             if self.limits.epoch:
                 replies += [
                     self.pipe.call("XADD", STREAM, "*", "r", entry.record)

@@ -87,7 +87,13 @@ def _settle(client: "redis.Redis[bytes]", request_id: str, payload: bytes, opene
         budgets=[tuple(budget) for budget in opened["budgets"]],
         spent=Spent(
             tokens=sum(
-                (last.input_tokens, last.cache_read_tokens, last.cache_write_tokens, last.output_tokens, last.reasoning_tokens)
+                (
+                    last.input_tokens,
+                    last.cache_read_tokens,
+                    last.cache_write_tokens,
+                    last.output_tokens,
+                    last.reasoning_tokens,
+                )
             )
             if last
             else 0,

@@ -4,9 +4,8 @@ The sandbox is offline, so its "network" is a timer; its failures look exactly l
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 
-from gateway.state.clients import ClientCut, ClientReset, ClientTimeout, ClientTooLarge, WholeResponse
+from gateway.state.clients import ClientCut, ClientTimeout, ClientTooLarge, WholeResponse
 from routing.providers.sandbox_engine import SandboxScript, answer
 from routing.types import WireRequest
 
@@ -14,24 +13,21 @@ from routing.types import WireRequest
 class SandboxStream:
     """A played script as a streamed response."""
 
-    def __init__(self, script: SandboxScript, *, first_byte_timeout_s: float, stall_timeout_s: float) -> None:
+    def __init__(self, script: SandboxScript, *, stall_timeout_s: float) -> None:
         self.status = script.status
         self.headers = dict(script.headers)
         self._steps = iter(script.steps)
         self._end = script.end
         self._stall_timeout_s = stall_timeout_s
-        self._held: bytes | None = None
+        self._head_delay_s = script.head_delay_s
 
     async def read(self) -> bytes:
         """The next piece, b"" at the clean end. Raises ClientCut and ClientTimeout like a real stream."""
-        if self._held is not None:
-            piece, self._held = self._held, None
-            return piece
         step = next(self._steps, None)
         if step is None:
             return await self._finish()
-        await _wait(step[0], self._stall_timeout_s, "stall")
-        return step[1]
+        await _wait(step.delay_s, self._stall_timeout_s, "stall")
+        return step.data
 
     async def read_all(self, limit: int) -> bytes:
         body = b""
@@ -53,16 +49,8 @@ class SandboxStream:
         return b""
 
     async def first_byte(self, timeout_s: float) -> None:
-        """Wait for the head: it comes with the first step, as a real server's does."""
-        step = next(self._steps, None)
-        if step is None:
-            if self._end == "reset":
-                raise ClientReset(reused=False)
-            if self._end == "hang":
-                await _wait(float("inf"), timeout_s, "first_byte")
-            return
-        await _wait(step[0], timeout_s, "first_byte")
-        self._held = step[1]
+        """Wait for the head, as long as a client would."""
+        await _wait(self._head_delay_s, timeout_s, "first_byte")
 
 
 class SandboxClient:
@@ -71,9 +59,7 @@ class SandboxClient:
     async def open(
         self, request: WireRequest, *, first_byte_timeout_s: float, stall_timeout_s: float
     ) -> SandboxStream:
-        stream = SandboxStream(
-            answer(request), first_byte_timeout_s=first_byte_timeout_s, stall_timeout_s=stall_timeout_s
-        )
+        stream = SandboxStream(answer(request), stall_timeout_s=stall_timeout_s)
         await stream.first_byte(first_byte_timeout_s)
         return stream
 

@@ -49,4 +49,6 @@ class Telemetry:
         """A failure counts as the time it cost, so that a dead endpoint does not stay the fastest."""
         stats = self._endpoints.setdefault(endpoint_id, EndpointStats())
         penalty = max(float(waited_ms), 10 * (stats.first_byte_ms or 100.0))
-        stats.first_byte_ms = (stats.first_byte_ms or 0.0) + SMOOTHING * (penalty - (stats.first_byte_ms or 0.0))
+        stats.first_byte_ms = (stats.first_byte_ms or 0.0) + SMOOTHING * (
+            penalty - (stats.first_byte_ms or 0.0)
+        )
