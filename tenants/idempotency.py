@@ -45,6 +45,11 @@ def fingerprint_of(*, method: str, path: str, body: object) -> bytes:
     return hashlib.sha256(b"\n".join((method.encode(), path.encode(), plain))).digest()
 
 
+def lock_id_of(owner: str, key: str) -> int:
+    """The advisory lock of one owner's key, a signed 64-bit number."""
+    return int.from_bytes(hashlib.sha256(f"{owner}\n{key}".encode()).digest()[:8], signed=True)
+
+
 def claim(*, principal: Principal, key: str, fingerprint: bytes, now: datetime) -> Claim | Replay:
     """Claim the key, inside the write's transaction.
 
@@ -58,9 +63,8 @@ def claim(*, principal: Principal, key: str, fingerprint: bytes, now: datetime) 
             param="Idempotency-Key",
         )
     owner = f"{principal.kind}:{principal.id}"
-    lock_id = int.from_bytes(hashlib.sha256(f"{owner}\n{key}".encode()).digest()[:8], signed=True)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [lock_id])
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [lock_id_of(owner, key)])
         (is_free,) = cursor.fetchone()
     if not is_free:
         raise ApiError(

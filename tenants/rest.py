@@ -128,6 +128,9 @@ class Guarded(APIView):
 
     def authorize(self, principal: Principal) -> None:
         """Called before the handler. Raises ApiError permission_denied; not_found for a stranger's tenant."""
+        method = str(self.request.method).lower()
+        if method not in self.http_method_names or not hasattr(self, method):
+            raise exceptions.MethodNotAllowed(str(self.request.method))
         scope = self.scope_wanted()
         if scope is None:
             raise ApiError("permission_denied", "This operation is not open.")
@@ -167,9 +170,7 @@ class Guarded(APIView):
         self._refuse_large_body(request)
         super().initial(request, *args, **kwargs)
         method = str(request.method).lower()
-        handler = getattr(self, method, None)
-        if handler is None:
-            raise exceptions.MethodNotAllowed(str(request.method))
+        handler = getattr(self, method)  # `authorize` has seen that there is one
         if request.method not in _SAFE_METHODS and getattr(self, "action", None) not in self.readonly_actions:
             setattr(self, method, partial(self._write, handler))  # DRF looks the handler up after initial()
 
@@ -337,7 +338,7 @@ def tenant_of(obj: models.Model) -> Tenant | None:
 
 def plain(data: Any) -> Any:
     """`data` as the JSON the client gets (dates, decimals and UUIDs as text)."""
-    return orjson.loads(JSONRenderer().render(data))
+    return None if data is None else orjson.loads(JSONRenderer().render(data))
 
 
 def _is_moment(model: type[models.Model], lookup: str) -> bool:

@@ -1,4 +1,4 @@
-"""Rows for tests, made by the product's own verbs where there is one. Every argument has a sensible default."""
+"""Rows for tests, made by the product's own verbs where there is one. Every argument has a default."""
 
 import itertools
 from typing import Any
