@@ -334,7 +334,10 @@ def banner(*, options: Options, is_first_run: bool) -> str:
             f"  Password and keys are shown this once; they are also in {demo_file}.",
         ]
     elif demo_file.exists():
-        lines.append(f"  The demo's sign-in and keys are in {demo_file}.")
+        lines += [
+            f"  The demo's sign-in and keys, as first seeded, are in {demo_file}.",
+            "  New ones: uv run manage.py seed_demo",
+        ]
     lines += ["  Stop with Ctrl-C.", ""]
     return "\n".join(lines) + "\n"
 

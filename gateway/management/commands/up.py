@@ -14,6 +14,7 @@ from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
 
 from gateway import supervisor
 
@@ -37,13 +38,20 @@ class Command(BaseCommand):
         with connection.cursor() as cursor:  # two hosts may start on one database
             cursor.execute("SELECT pg_advisory_lock(%s)", [_PREPARE_LOCK])
         try:
-            call_command("migrate", interactive=False, stdout=self.stdout, stderr=self.stderr)
+            self._migrate()
             self._collect_static()
             if not no_demo:
                 self._seed_once(settings.TOLLHOUSE_DATA / "demo.json")
         finally:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [_PREPARE_LOCK])
+
+    def _migrate(self) -> None:
+        executor = MigrationExecutor(connection)
+        pending = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        call_command("migrate", interactive=False, verbosity=0)
+        if pending:
+            self.stdout.write(f"{len(pending)} migrations applied")
 
     def _collect_static(self) -> None:
         """Collect the static files if any of them, or the storage's settings, changed since the last time."""
