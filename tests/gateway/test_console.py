@@ -309,19 +309,33 @@ def test_suspending_needs_the_slug_and_can_be_undone(world):
     assert list(actions.values_list("action", flat=True)) == ["tenant.suspend", "tenant.activate"]
 
 
+HAFEN = {
+    "name": "Hafen",
+    "slug": "hafen",
+    "plan": "scale-up",
+    "timezone": "Europe/Berlin",
+    "region_policy": "eu",
+}
+
+
 def test_a_new_tenant_opens_on_the_chosen_plan(world):
-    data = {
-        "name": "Hafen",
-        "slug": "hafen",
-        "plan": "scale-up",
-        "timezone": "Europe/Berlin",
-        "currency": "eur",
-    }
-    answer = signed_in(world.operator).post(reverse("tenant_create"), data | {"region_policy": "eu"})
+    answer = signed_in(world.operator).post(reverse("tenant_create"), HAFEN | {"currency": "usd"})
     assert answer["Location"] == reverse("member_list", args=("hafen",))
     tenant = Tenant.objects.get(slug="hafen")
-    assert (tenant.currency, tenant.region_policy) == ("EUR", ["eu"])
+    assert (tenant.currency, tenant.region_policy) == ("USD", ["eu"])
     assert tenant.subscriptions.get(end__isnull=True).plan_version.plan.slug == "scale-up"
+
+
+def test_a_plan_in_another_currency_opens_no_tenant(world):
+    answer = signed_in(world.operator).post(reverse("tenant_create"), HAFEN | {"currency": "EUR"})
+    assert (answer.status_code, list(answer.context["form"].errors)) == (422, ["plan"])
+    assert not Tenant.objects.filter(slug="hafen").exists()
+
+
+def test_changing_the_plan_ends_one_subscription_and_begins_another(world):
+    signed_in(world.clerk).post(url_of("tenant_plan", world), {"plan": "scale-up"})
+    ends = world.acme.subscriptions.order_by("start").values_list("end", flat=True)
+    assert [end is None for end in ends] == [False, True]
 
 
 def test_a_taken_slug_is_said_beside_the_field(world):
