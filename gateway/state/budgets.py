@@ -43,18 +43,28 @@ def _rebuild(client: "redis.Redis[bytes]", entry: BudgetEntry, window: Window) -
     )
     if last_id is None:
         return
+    try:
+        total = _by_ledger(client, key, entry, window, last_id)
+    except BaseException:
+        client.hset(key, "seeding", 0)  # let the next caller try at once
+        raise
+    whole, rest = divmod(total, 1_000_000) if entry.measure in ("price", "cost") else (total, 0)
+    client.register_script((SCRIPTS / "seed_finish.lua").read_text())(
+        keys=[key], args=[whole, rest, 0 if window.end is None else int(window.end) + KEEP_S]
+    )
+
+
+def _by_ledger(
+    client: "redis.Redis[bytes]", key: str, entry: BudgetEntry, window: Window, last_id: bytes
+) -> int:
+    """The ledger's sum, less the calls that have been added to the new counter already."""
     _wait_for_ledger(client, last_id)
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         total = spent(entry, window)
         since = [UUID(request_id.decode()) for request_id in client.lrange(f"{key}:since", 0, -1)]
-        if since:
-            total -= spent(entry, window, request_ids=since)
-    whole, rest = divmod(total, 1_000_000) if entry.measure in ("price", "cost") else (total, 0)
-    client.register_script((SCRIPTS / "seed_finish.lua").read_text())(
-        keys=[key], args=[whole, rest, 0 if window.end is None else int(window.end) + KEEP_S]
-    )
+        return total - spent(entry, window, request_ids=since) if since else total
 
 
 def _quarantine(client: "redis.Redis[bytes]") -> None:
