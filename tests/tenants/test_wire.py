@@ -152,10 +152,16 @@ def test_what_is_not_one_strict_object_is_refused(client, body):
 
 def test_the_charset_must_be_utf_8(client):
     assert send(client, b'{"name": "a"}', "application/json; charset=UTF-8") == (200, None, None)
-    assert send(client, b'{"name": "a"}', "application/json; charset=latin-1") == (400, "invalid_request", None)
+    assert send(client, b'{"name": "a"}', "application/json; charset=latin-1") == (
+        400,
+        "invalid_request",
+        None,
+    )
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/xml"])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/xml"]
+)
 def test_another_content_type_is_refused(client, content_type):
     assert send(client, b"name=a", content_type) == (415, "unsupported_media_type", None)
 
@@ -257,7 +263,9 @@ def test_every_exception_becomes_the_error_object(client, monkeypatch, error, st
         (ZeroDivisionError("secret detail"), 500, "internal_error"),
     ],
 )
-def test_our_own_failures_are_logged_and_say_nothing_of_the_inside(client, monkeypatch, caplog, error, status, code):
+def test_our_own_failures_are_logged_and_say_nothing_of_the_inside(
+    client, monkeypatch, caplog, error, status, code
+):
     monkeypatch.setattr(Failing, "error", error, raising=False)
     with caplog.at_level(logging.ERROR):
         response = client.get("/failing/")
