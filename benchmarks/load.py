@@ -81,7 +81,9 @@ class Caller(asyncio.Protocol):
             return
         length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", answer[: head_end + 2])
         if length is None:
-            self._finished.set_exception(ConnectionError(f"an answer without a length: {answer[:head_end]!r}"))
+            self._finished.set_exception(
+                ConnectionError(f"an answer without a length: {answer[:head_end]!r}")
+            )
             return
         if len(answer) < head_end + 4 + int(length[1]):
             return
@@ -186,7 +188,9 @@ def request_bytes(*, url: str, key: str, model: str, stream: bool) -> bytes:
     return head.encode() + payload
 
 
-async def run(*, url: str, key: str, model: str, connections: int, requests: int, stream: bool) -> dict[str, object]:
+async def run(
+    *, url: str, key: str, model: str, connections: int, requests: int, stream: bool
+) -> dict[str, object]:
     """Send `requests` calls over `connections`. Raises ConnectionError when a connection breaks."""
     parts = urlsplit(url)
     if parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "localhost") or not parts.port:
@@ -218,14 +222,18 @@ async def run(*, url: str, key: str, model: str, connections: int, requests: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--url", required=True)
     parser.add_argument("--key", default="none")
     parser.add_argument("--model", default="mock")
     parser.add_argument("-c", "--connections", type=int, default=1)
     parser.add_argument("-n", "--requests", type=int, default=1000)
     parser.add_argument("--stream", action="store_true")
-    sys.stdout.buffer.write(orjson.dumps(uvloop.run(run(**vars(parser.parse_args()))), option=orjson.OPT_APPEND_NEWLINE))
+    sys.stdout.buffer.write(
+        orjson.dumps(uvloop.run(run(**vars(parser.parse_args()))), option=orjson.OPT_APPEND_NEWLINE)
+    )
 
 
 if __name__ == "__main__":

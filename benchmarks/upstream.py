@@ -84,12 +84,21 @@ def _message(status: int, body: bytes, *, extra: bytes = b"") -> bytes:
 
 
 def _error(status: int, *, extra: bytes = b"") -> bytes:
-    body = {"error": {"message": f"asked to answer {status}", "type": "benchmark", "param": None, "code": str(status)}}
+    body = {
+        "error": {
+            "message": f"asked to answer {status}",
+            "type": "benchmark",
+            "param": None,
+            "code": str(status),
+        }
+    }
     return _message(status, orjson.dumps(body), extra=extra)
 
 
 def _chat(model: str, behaviour: Behaviour) -> bytes:
-    text = ("the quick brown fox jumps over the lazy dog " * (behaviour.text_bytes // 44 + 1))[: behaviour.text_bytes]
+    text = ("the quick brown fox jumps over the lazy dog " * (behaviour.text_bytes // 44 + 1))[
+        : behaviour.text_bytes
+    ]
     completion_tokens = max(1, behaviour.text_bytes // 4)
     return orjson.dumps(
         {
@@ -255,7 +264,9 @@ class Upstream(asyncio.Protocol):
             self._write(_framed((_NEXT if sent else _FIRST) % time.monotonic_ns()))
             sent += 1
         usage = _USAGE % (PROMPT_TOKENS, sent, PROMPT_TOKENS + sent) if answer.with_usage else b""
-        self._write(_framed(_STOP) + (_framed(usage) if usage else b"") + _framed(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        self._write(
+            _framed(_STOP) + (_framed(usage) if usage else b"") + _framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+        )
         self._end(was_waiting=True)
 
     def _end(self, *, was_waiting: bool) -> None:
@@ -275,7 +286,9 @@ async def serve(port: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("port", type=int)
     uvloop.run(serve(parser.parse_args().port))
 

@@ -27,8 +27,7 @@ class TenantSerializer(tenants_api.TenantSerializer):
         fields: ClassVar[tuple[str, ...]] = (*tenants_api.TenantSerializer.Meta.fields, "plan")
 
     def to_representation(self, instance: Tenant) -> Any:
-        shown = {**self._plain(instance), "plan": subscriptions.current_version(instance).plan.slug}
-        return shown
+        return {**self._plain(instance), "plan": subscriptions.current_version(instance).plan.slug}
 
     def _plain(self, instance: Tenant) -> Any:
         field = self.fields.pop("plan")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from billing.subscriptions import current_version
 from django.db.models import Q
 
 from billing.rating.prices import PICO, Pricing, compile_charges
+from billing.subscriptions import current_version
 from routing.catalog.offers import Offer, offers_of
 from routing.models import Endpoint, Model, RoutingPolicy
 from tenants.models import Tenant

@@ -11,6 +11,14 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.conf.beat_schedule = {
     "drain-usage": {"task": "gateway.tasks.drain_usage", "schedule": 1.0, "options": {"expires": 2}},
-    "close-abandoned": {"task": "gateway.tasks.close_abandoned", "schedule": 10.0, "options": {"expires": 10}},
-    "prepare-partitions": {"task": "gateway.tasks.prepare_partitions", "schedule": 3600.0, "options": {"expires": 600}},
+    "close-abandoned": {
+        "task": "gateway.tasks.close_abandoned",
+        "schedule": 10.0,
+        "options": {"expires": 10},
+    },
+    "prepare-partitions": {
+        "task": "gateway.tasks.prepare_partitions",
+        "schedule": 3600.0,
+        "options": {"expires": 600},
+    },
 }

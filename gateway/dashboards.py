@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, Literal
 from uuid import UUID
 
-from billing.subscriptions import current_version
 from django.db import transaction
 
 from billing import subscriptions
 from billing.models import Plan, Subscription
 from billing.rating.prices import PICO
+from billing.subscriptions import current_version
 from billing.usage import reports
 from gateway.catalogue import callable_name
 from tenants import lifecycle
@@ -100,9 +101,9 @@ def overview(
     """The period that ends now, the one before it, and the busiest models. `tenant_ids` None is everybody."""
     measures = ["requests", "tokens", "price", "p50_ms", "p95_ms", "success_rate", "unpriced"]
     measures += ["cost"] if with_cost else []
-    span = {"tenant_ids": tenant_ids, "timezone": timezone, "measures": measures}
-    current = reports.report(**span, start=now - period.length, end=now, group_by=("model",))
-    before = reports.report(**span, start=now - 2 * period.length, end=now - period.length, group_by=())
+    report = partial(reports.report, tenant_ids=tenant_ids, timezone=timezone, measures=measures)
+    current = report(start=now - period.length, end=now, group_by=("model",))
+    before = report(start=now - 2 * period.length, end=now - period.length, group_by=())
     return Overview(
         period=period,
         figures=_figures(current.totals, before.totals, with_cost=with_cost),

@@ -36,8 +36,12 @@ class RequestLog(models.Model):
     price_currency = models.CharField(max_length=3)
     latency_ms = models.IntegerField()
     first_byte_ms = models.IntegerField(null=True)
-    attempts = models.JSONField(default=list)  # [{provider, model, region, status, error, latency_ms, first_byte_ms}]
-    route = models.JSONField(default=dict)  # {strategy, kept: [{provider, model, score, reason}], dropped: [...]}
+    attempts = models.JSONField(
+        default=list
+    )  # [{provider, model, region, status, error, latency_ms, first_byte_ms}]
+    route = models.JSONField(
+        default=dict
+    )  # {strategy, kept: [{provider, model, score, reason}], dropped: [...]}
 
     class Meta:
         managed = False

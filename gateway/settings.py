@@ -171,7 +171,10 @@ X_FRAME_OPTIONS = "DENY"
 # ------------------------------------------------------------------ REST
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.KeyAuthentication", "tenants.authentication.ConsoleAuthentication"],
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "tenants.authentication.KeyAuthentication",
+        "tenants.authentication.ConsoleAuthentication",
+    ],
     "DEFAULT_PERMISSION_CLASSES": ["tenants.authentication.DenyByDefault"],
     "DEFAULT_PAGINATION_CLASS": "tenants.wire.Cursor",
     "DEFAULT_PARSER_CLASSES": ["tenants.wire.StrictJSONParser"],

@@ -255,7 +255,7 @@ def product_commands(options: Options) -> dict[str, list[str]]:
             *("uvicorn", "gateway.asgi:application", "--host", options.host, "--port", str(options.port)),
             *("--workers", str(options.web_workers), "--timeout-worker-healthcheck", "30"),
             *("--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "on"),
-            *("--no-access-log", "--no-server-header", "--no-use-colors", "--log-level", "warning"),
+            *("--no-access-log", "--no-server-header", "--no-use-colors"),
             *("--timeout-graceful-shutdown", str(options.drain_s)),
         ],
         "worker": [*celery, "worker", "--concurrency", str(options.celery_concurrency), *quiet],
@@ -264,11 +264,13 @@ def product_commands(options: Options) -> dict[str, list[str]]:
 
 
 def _product(options: Options, environment: Mapping[str, str], console: Console) -> list[Child]:
+    # Root is fine here: there is no one else on a machine where root types `make up`.
+    quiet = ["-W", "ignore:You're running the worker with superuser"] if os.geteuid() == 0 else []
     patience_s = {"web": options.drain_s + 15, "worker": 30, "beat": 10}
     return [
         Child(
             name=name,
-            argv=[sys.executable, "-m", *command],
+            argv=[sys.executable, *quiet, "-m", *command],
             stop_timeout_s=patience_s[name],
             env=environment,
             cwd=_BASE,

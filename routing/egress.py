@@ -174,7 +174,7 @@ def fetch(
     return async_to_sync(bounded)()
 
 
-async def _send(  # noqa: PLR0917 - fetch's own arguments
+async def _send(
     method: str,
     url: str,
     checked: CheckedUrl,

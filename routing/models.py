@@ -21,9 +21,13 @@ class Provider(Stamped):
     base_url = models.URLField(max_length=500, blank=True, help_text="Empty: the dialect's public address.")
     region = models.CharField(max_length=32, default="global")
     price_book = models.SlugField(
-        max_length=63, blank=True, help_text="Catalogue whose rates apply where this provider has none of its own."
+        max_length=63,
+        blank=True,
+        help_text="Catalogue whose rates apply where this provider has none of its own.",
     )
-    options = models.JSONField(default=dict, blank=True, help_text="Dialect extras, e.g. api_version for Azure.")
+    options = models.JSONField(
+        default=dict, blank=True, help_text="Dialect extras, e.g. api_version for Azure."
+    )
     is_enabled = models.BooleanField(default=True)
     first_byte_timeout_s = models.FloatField(default=10.0)
     stall_timeout_s = models.FloatField(default=10.0)
@@ -40,7 +44,9 @@ class Credential(Stamped):
     """A secret for a provider, encrypted at rest. `tenant` empty: the operator's; else the tenant's own (BYO)."""
 
     provider = models.ForeignKey(Provider, on_delete=models.PROTECT, related_name="credentials")
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="credentials")
+    tenant = models.ForeignKey(
+        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="credentials"
+    )
     label = models.CharField(max_length=100, blank=True)
     secret = models.BinaryField(help_text="AES-256-GCM under the owner's data key.")
     last_four = models.CharField(max_length=4, blank=True)
@@ -87,7 +93,9 @@ class Endpoint(Stamped):
     class Meta:
         ordering = ("model", "provider")
         constraints = (
-            models.UniqueConstraint(fields=("provider", "provider_model", "model", "region"), name="endpoint_once"),
+            models.UniqueConstraint(
+                fields=("provider", "provider_model", "model", "region"), name="endpoint_once"
+            ),
         )
 
     def __str__(self) -> str:
@@ -102,7 +110,7 @@ class DateTimeRange(models.Func):
 
 
 class CostRate(models.Model):
-    """What a provider charges for one component of one model in one period (rules R2 to R5). Never updated, only closed.
+    """What a provider charges for one component of one model in one period (R2 to R5). Never updated, only closed.
 
     `provider` is a Provider's slug or a price book's. price / per is the price of one unit in `currency`.
     """
@@ -128,9 +136,12 @@ class CostRate(models.Model):
         indexes = (models.Index(fields=("provider", "provider_model"), name="cost_rate_lookup"),)
         constraints = (
             models.CheckConstraint(condition=models.Q(price__gte=0), name="cost_rate_not_negative"),
-            models.CheckConstraint(condition=models.Q(per__in=(1, 60, 1000, 3600, 1_000_000)), name="cost_rate_per"),
             models.CheckConstraint(
-                condition=models.Q(effective_to__isnull=True) | models.Q(effective_to__gt=models.F("effective_from")),
+                condition=models.Q(per__in=(1, 60, 1000, 3600, 1_000_000)), name="cost_rate_per"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(effective_to__isnull=True)
+                | models.Q(effective_to__gt=models.F("effective_from")),
                 name="cost_rate_period",
             ),
             ExclusionConstraint(
@@ -141,7 +152,10 @@ class CostRate(models.Model):
                     ("component", RangeOperators.EQUAL),
                     ("service_tier", RangeOperators.EQUAL),
                     ("min_input_tokens", RangeOperators.EQUAL),
-                    (DateTimeRange("effective_from", "effective_to", RangeBoundary()), RangeOperators.OVERLAPS),
+                    (
+                        DateTimeRange("effective_from", "effective_to", RangeBoundary()),
+                        RangeOperators.OVERLAPS,
+                    ),
                 ),
             ),
         )
@@ -155,7 +169,9 @@ class RoutingPolicy(Stamped):
 
     slug = models.SlugField(max_length=63)
     name = models.CharField(max_length=200, blank=True)
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="routing_policies")
+    tenant = models.ForeignKey(
+        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="routing_policies"
+    )
     is_enabled = models.BooleanField(default=True)
 
     objects = OwnedQuerySet["RoutingPolicy"].as_manager()
@@ -184,9 +200,13 @@ class RoutingPolicyVersion(models.Model):
     number = models.PositiveIntegerField()
     strategy = models.CharField(max_length=16, choices=Strategy)
     targets = models.JSONField(
-        default=list, blank=True, help_text='Model slugs or {"model", "provider", "weight"}; empty means the whole catalogue.'
+        default=list,
+        blank=True,
+        help_text='Model slugs or {"model", "provider", "weight"}; empty means the whole catalogue.',
     )
-    constraints = models.JSONField(default=dict, blank=True, help_text='{"regions": [], "max_price_per_million": ""} ...')
+    constraints = models.JSONField(
+        default=dict, blank=True, help_text='{"regions": [], "max_price_per_million": ""} ...'
+    )
     max_attempts = models.PositiveSmallIntegerField(default=3)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.CharField(max_length=254, blank=True)

@@ -51,7 +51,7 @@ class Probe:
     models: tuple[str, ...] = ()
 
 
-class _Untestable(Exception):  # noqa: N818 - a state of the provider's configuration
+class _Untestable(Exception):
     """There is nothing to ask, or nothing to ask with."""
 
     def __init__(self, code: str, message: str) -> None:

@@ -213,9 +213,7 @@ class Adapter(Protocol):
     A module in `routing.providers` is an Adapter by having these functions; see docs/adding-a-provider.md.
     """
 
-    def build_request(
-        self, operation: Operation, body: Json, target: Target, *, stream: bool
-    ) -> WireRequest:
+    def build_request(self, operation: Operation, body: Json, target: Target, *, stream: bool) -> WireRequest:
         """Translate a checked OpenAI body (which must not be changed) for `target`.
 
         Always asks for usage in streams. Raises UnsupportedParameter for what cannot be expressed.

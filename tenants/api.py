@@ -76,6 +76,8 @@ class TenantResource(Resource[Tenant]):
         tenant = cast("Tenant", serializer.instance)
         changes = dict(serializer.validated_data)
         status = changes.pop("status", None)
+        if changes.get("slug") == tenant.slug:
+            del changes["slug"]
         if changes or status is None:
             tenant = lifecycle.change_tenant(tenant=tenant, changes=changes, actor=self.principal)
         if status == Tenant.Status.SUSPENDED:

@@ -33,7 +33,7 @@ def window_of(unit: str, timezone: str, at: datetime, *, anchor_day: int = 1, we
         return Window(0.0, None, "total")
     zone = ZoneInfo(timezone)
     if unit == "hour":
-        # Hours are elapsed time on the local clock's grid: an offset of :30 shifts the grid, a clock change repeats one.
+        # Elapsed hours on the local clock's grid: an offset of :30 shifts it, a clock change repeats one.
         local = at.astimezone(zone)
         start_s = (
             at - timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)

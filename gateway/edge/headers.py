@@ -29,7 +29,7 @@ def tags_of(headers: dict[str, str]) -> dict[str, str]:
     text = headers.get("x-tollhouse-tags")
     if not text:
         return {}
-    tags = {}
+    tags: dict[str, str] = {}
     for part in text.split(","):
         match = TAG.fullmatch(part.strip())
         if match is None or len(tags) == MAX_TAGS:
@@ -104,10 +104,10 @@ def _limits(call: Call) -> list[tuple[bytes, bytes]]:
     tightest: int | None = None
     for budget, left in zip(admission.claim.budgets, admission.budget_remaining, strict=True):
         if left is not None and budget.entry.measure in ("price", "cost"):
-            left += budget.hold - (
-                -(-(call.price_pico or 0) // PICO_PER_MICRO) if call.is_recorded else budget.hold
-            )
-            tightest = left if tightest is None else min(tightest, left)
+            # Once the call is settled the hold is back, and what it really took is gone.
+            taken = -(-(call.price_pico or 0) // PICO_PER_MICRO) if call.is_recorded else budget.hold
+            rest = left + budget.hold - taken
+            tightest = rest if tightest is None else min(tightest, rest)
     if tightest is not None:
         headers.append(
             (b"x-tollhouse-budget-remaining", str(money(max(0, tightest) * PICO_PER_MICRO)).encode())

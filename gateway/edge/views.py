@@ -35,9 +35,7 @@ class DataPlaneView(APIView):
     authentication_classes = ()
     permission_classes = (AllowAny,)
 
-    async def dispatch(
-        self, request: HttpRequest, *args: Any, **kwargs: Any
-    ) -> HttpResponse | StreamingHttpResponse:  # type: ignore[override]
+    async def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         return to_django(await answer(to_edge(request), state.current()))
 
 

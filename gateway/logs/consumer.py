@@ -49,7 +49,7 @@ def drain(*, budget_s: float, block_ms: int = 800) -> int:
     return moved
 
 
-def _ensure_group(client: "redis.Redis[bytes]") -> None:
+def _ensure_group(client: redis.Redis) -> None:
     try:
         client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
     except redis.ResponseError as error:
@@ -57,13 +57,14 @@ def _ensure_group(client: "redis.Redis[bytes]") -> None:
             raise
 
 
-def _abandoned(client: "redis.Redis[bytes]", consumer: str) -> Sequence[Any]:
+def _abandoned(client: redis.Redis, consumer: str) -> Sequence[Any]:
     """Entries that a consumer took and did not finish."""
     reply: Any = client.xautoclaim(STREAM, GROUP, consumer, CLAIM_AFTER_MS, "0-0", count=BATCH)
-    return reply[1]
+    entries: Sequence[Any] = reply[1]
+    return entries
 
 
-def _store(client: "redis.Redis[bytes]", entries: Sequence[Any]) -> int:
+def _store(client: redis.Redis, entries: Sequence[Any]) -> int:
     if not entries:
         return 0
     rows: list[UsageRecord] = []

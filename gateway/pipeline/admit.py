@@ -28,12 +28,12 @@ EXPECTED_OUTPUT_TOKENS = 512
 LEASE_GRACE_MS = 60_000
 
 
-async def admit(call: Call, caller: Caller, targets: Iterable[Ranked], process: Process) -> None:
+async def admit(call: Call, caller: Caller, ranked: Iterable[Ranked], process: Process) -> None:
     """Take every limit and open the call's durable record, before any byte goes upstream.
 
     Raises ApiError: rate_limit_exceeded, concurrency_exceeded, budget_exceeded, budget_unavailable.
     """
-    targets = [ranked.target for ranked in targets]
+    targets = [each.target for each in ranked]
     windows, seats = limits_of(caller.key, caller.terms)
     claim = Claim(
         windows=windows,

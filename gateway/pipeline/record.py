@@ -171,7 +171,7 @@ def encode_unknown(id_text: str, opened: Mapping[str, Any]) -> bytes:
         opened["policy"],
         opened["is_stream"],
     )
-    attempt = (
+    attempt: tuple[Any, ...] = (
         opened["attempt"],
         opened["model"],
         opened["provider"],
@@ -190,7 +190,7 @@ def encode_unknown(id_text: str, opened: Mapping[str, Any]) -> bytes:
         0,
         None,
     )
-    log = (500, "internal_error", "The worker died during the call.", "", "", {}, 0, {})
+    log: tuple[Any, ...] = (500, "internal_error", "The worker died during the call.", "", "", {}, 0, {})
     return orjson.dumps((VERSION, id_text, shared, [*opened.get("earlier", ()), attempt], log))
 
 

@@ -35,7 +35,7 @@ def rebuild(entry: BudgetEntry, window: Window) -> None:
         client.close()
 
 
-def _rebuild(client: "redis.Redis[bytes]", entry: BudgetEntry, window: Window) -> None:
+def _rebuild(client: redis.Redis, entry: BudgetEntry, window: Window) -> None:
     key = budget_key(entry, window)
     _quarantine(client)
     last_id: Any = client.register_script((SCRIPTS / "seed_begin.lua").read_text())(
@@ -54,27 +54,26 @@ def _rebuild(client: "redis.Redis[bytes]", entry: BudgetEntry, window: Window) -
     )
 
 
-def _by_ledger(
-    client: "redis.Redis[bytes]", key: str, entry: BudgetEntry, window: Window, last_id: bytes
-) -> int:
+def _by_ledger(client: redis.Redis, key: str, entry: BudgetEntry, window: Window, last_id: bytes) -> int:
     """The ledger's sum, less the calls that have been added to the new counter already."""
     _wait_for_ledger(client, last_id)
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         total = spent(entry, window)
-        since = [UUID(request_id.decode()) for request_id in client.lrange(f"{key}:since", 0, -1)]
+        listed: Any = client.lrange(f"{key}:since", 0, -1)
+        since = [UUID(request_id.decode()) for request_id in listed]
         return total - spent(entry, window, request_ids=since) if since else total
 
 
-def _quarantine(client: "redis.Redis[bytes]") -> None:
+def _quarantine(client: redis.Redis) -> None:
     """After a loss of memory every worker needs a moment to say what it holds open."""
     begun = client.get("th:epoch_at")
     if begun is not None:
         time.sleep(max(0.0, QUARANTINE_S - (time.time() - int(begun) / 1000)))
 
 
-def _wait_for_ledger(client: "redis.Redis[bytes]", last_id: bytes) -> None:
+def _wait_for_ledger(client: redis.Redis, last_id: bytes) -> None:
     deadline = time.monotonic() + DRAIN_WAIT_S
     while client.xrange(STREAM, "-", last_id, count=1):
         if time.monotonic() > deadline:

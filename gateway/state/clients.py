@@ -64,7 +64,7 @@ class ClientConnectError(ClientError):
         self.reason = reason
 
 
-class ClientReset(ClientError):  # noqa: N818 - named for what happened
+class ClientReset(ClientError):
     """The connection ended before a response head. `reused`: it had served an earlier request.
 
     The server may have acted on the request: only whoever owns the attempt may send it again.
@@ -75,14 +75,14 @@ class ClientReset(ClientError):  # noqa: N818 - named for what happened
         self.reused = reused
 
 
-class ClientCut(ClientError):  # noqa: N818 - named for what happened
+class ClientCut(ClientError):
     """The body ended before its end: short of Content-Length, without the last chunk, or by a reset."""
 
     def __init__(self) -> None:
         super().__init__("the response ended before its end")
 
 
-class ClientTimeout(ClientError):  # noqa: N818 - named for what happened
+class ClientTimeout(ClientError):
     """A limit in time was reached; `phase` names it."""
 
     def __init__(self, phase: TimeoutPhase) -> None:
@@ -90,7 +90,7 @@ class ClientTimeout(ClientError):  # noqa: N818 - named for what happened
         self.phase = phase
 
 
-class ClientTooLarge(ClientError):  # noqa: N818 - named for what happened
+class ClientTooLarge(ClientError):
     """The response outgrew a bound in bytes; `part` names it."""
 
     def __init__(self, part: LimitedPart) -> None:

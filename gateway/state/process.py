@@ -57,7 +57,7 @@ class Process:
         self.live: dict[str, tuple[bytes, Admission]] = {}
         self.unsettled: dict[str, Settlement] = {}
         self.is_draining = False
-        self.random = random.Random().random
+        self.random = random.Random().random  # noqa: S311 - draws for routing, not secrets
         self.allow_unpriced: bool = settings.TOLLHOUSE_ALLOW_UNPRICED
         self.max_body_bytes: int = settings.TOLLHOUSE_MAX_BODY_BYTES
         self.max_in_flight: int = settings.TOLLHOUSE_MAX_IN_FLIGHT
@@ -205,7 +205,7 @@ class Process:
         if await self.pipe.call("SET", EPOCH, name, "NX") is not None:
             await self.pipe.call("SET", EPOCH_AT, int(time.time() * 1000))
             return name
-        return (await self.pipe.call("GET", EPOCH)).decode()
+        return str((await self.pipe.call("GET", EPOCH)).decode())
 
     async def _beat(self) -> None:
         await self.pipe.call("SET", WORKER_KEY.format(self.worker), "1", "PX", WORKER_TTL_MS)
@@ -236,7 +236,7 @@ class Process:
             await asyncio.sleep(POLL_S)
             try:
                 await self.catch_up()
-            except Exception:  # noqa: BLE001 - the database may be away for long: calls go on from the snapshot
+            except Exception:
                 logger.warning("configuration not refreshed", exc_info=True)
             try:
                 self._ledger_passed = await self._oldest_on_stream()

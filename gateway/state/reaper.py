@@ -36,7 +36,7 @@ def close_abandoned() -> int:
         client.close()
 
 
-def replay_journals(client: "redis.Redis[bytes]", folder: Path) -> int:
+def replay_journals(client: redis.Redis, folder: Path) -> int:
     """Settle what dead workers had closed; put in Redis again what they had open and Redis has forgotten."""
     closed = 0
     for path, fd in abandoned(folder):
@@ -55,7 +55,7 @@ def replay_journals(client: "redis.Redis[bytes]", folder: Path) -> int:
     return closed
 
 
-def close_open(client: "redis.Redis[bytes]") -> int:
+def close_open(client: redis.Redis) -> int:
     """Book calls as unknown whose worker is gone."""
     closed = 0
     living: dict[str, bool] = {}
@@ -73,7 +73,7 @@ def close_open(client: "redis.Redis[bytes]") -> int:
     return closed
 
 
-def _settle(client: "redis.Redis[bytes]", request_id: str, payload: bytes, opened_record: Any) -> None:
+def _settle(client: redis.Redis, request_id: str, payload: bytes, opened_record: Any) -> None:
     if opened_record is None:
         client.xadd(STREAM, {"r": payload})  # settled before, perhaps: the ledger drops doubles
         return

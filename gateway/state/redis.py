@@ -38,7 +38,7 @@ _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
 _UNREADY = ("LOADING", "READONLY", "MASTERDOWN")
 
 
-class RedisUnavailable(Exception):  # noqa: N818 - named for what happened
+class RedisUnavailable(Exception):
     """No answer from Redis. `maybe_executed`: the command had been handed to the socket: it may have run."""
 
     def __init__(self, reason: str, *, maybe_executed: bool) -> None:

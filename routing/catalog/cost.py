@@ -27,7 +27,7 @@ FALLBACKS: Mapping[str, tuple[str, ...]] = {
 """R3: whose rate a component takes while it has none of its own."""
 
 
-class Unpriced(Exception):  # noqa: N818 - a state of the call, as API.md names it
+class Unpriced(Exception):
     """No rate in force covers `component`, not even by the fallbacks of R3."""
 
     def __init__(self, component: str) -> None:
@@ -35,7 +35,7 @@ class Unpriced(Exception):  # noqa: N818 - a state of the call, as API.md names 
         self.component = component
 
 
-class RatesInvalid(ValueError):  # noqa: N818 - reads like UsageInvalid beside it
+class RatesInvalid(ValueError):
     """Rates that cannot form one card: two currencies, two prices for the same thing at once, or nonsense."""
 
 

@@ -95,7 +95,7 @@ def answer(wire: WireRequest) -> SandboxScript:
     return _whole(_document(reply), directives, tokens=max(len(a.tokens) for a in reply.answers))
 
 
-class _Refused(Exception):  # noqa: N818 - an answer, not a fault of ours
+class _Refused(Exception):
     """The request is answered with an error object, as OpenAI would."""
 
     def __init__(

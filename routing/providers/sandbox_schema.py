@@ -44,11 +44,11 @@ _PATTERN_GUESSES = (
 )
 
 
-class Unsatisfiable(ValueError):  # noqa: N818 - a finding about the schema, like UsageInvalid
+class Unsatisfiable(ValueError):
     """No value for this schema could be built."""
 
 
-class _TooLarge(Exception):  # noqa: N818 - ends the whole build, past every fallback
+class _TooLarge(Exception):
     pass
 
 

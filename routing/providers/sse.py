@@ -6,7 +6,7 @@ Handles CR, LF and CRLF ends, a byte-order mark, comments, multi-line data and e
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 
-class EventTooLarge(ValueError):  # noqa: N818 - says what happened, as its neighbours in routing.types do
+class EventTooLarge(ValueError):
     """One event exceeded MAX_EVENT_BYTES."""
 
 

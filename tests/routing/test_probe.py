@@ -71,7 +71,7 @@ LISTS: list[tuple[str, str, str, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "base", "path", "listing", "header", "value"), LISTS)
-def test_each_dialect_is_asked_for_its_models_in_its_own_way(  # noqa: PLR0917 - one row per dialect
+def test_each_dialect_is_asked_for_its_models_in_its_own_way(
     kind: str, base: str, path: str, listing: dict[str, Any], header: str, value: str
 ) -> None:
     with upstream({path: (200, listing)}) as (address, seen):

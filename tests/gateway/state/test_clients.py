@@ -472,9 +472,12 @@ def test_the_total_limit_ends_a_body_that_trickles(run: Run) -> None:
 
 
 def test_a_stall_is_an_error_but_a_trickle_is_not(run: Run) -> None:
+    trickled = []
+
     async def handler(peer: Peer, _: Request) -> None:
         await peer.send(CHUNKED_HEAD, *[chunk(b"x")] * 10, gap_s=0.04)
-        await peer.send(b"5;", *[b"e"] * 100, gap_s=0.02)  # chunk extensions are no content
+        await peer.send(b"5;", *[b"e"] * 200, gap_s=0.02)  # chunk extensions are no content
+        trickled.append(peer)
 
     with serve(handler) as server:
 
@@ -485,25 +488,51 @@ def test_a_stall_is_an_error_but_a_trickle_is_not(run: Run) -> None:
                 with pytest.raises(ClientTimeout) as error:
                     await stream.read()
                 assert error.value.phase == "stall"
+                assert trickled == []
                 assert client.gauges() == {}
 
         run(main())
 
 
 def test_a_reader_that_takes_its_time_is_no_stall(run: Run) -> None:
-    pieces = [CHUNKED_HEAD + chunk(b"a"), chunk(b"b") + LAST_CHUNK]
-    with serve(answering(*pieces, gap_s=0.1)) as server:
+    pieces = [CHUNKED_HEAD + chunk(b"a"), chunk(b"b"), LAST_CHUNK]
+    with serve(answering(*pieces, gap_s=0.2)) as server:
 
         async def main() -> list[bytes]:
             async with http_client() as client:
-                stream = await open_(client, to(server), stall_timeout_s=0.2)
+                stream = await open_(client, to(server), first_byte_timeout_s=0.25, stall_timeout_s=0.25)
+                await asyncio.sleep(0.3)
                 got = []
                 while piece := await stream.read():
                     got.append(piece)
                     await asyncio.sleep(0.3)
                 return got
 
+        assert run(main()) == [b"ab"]
+
+
+def test_a_waiting_read_leaves_no_limit_behind(run: Run) -> None:
+    pieces = [CHUNKED_HEAD, chunk(b"a"), chunk(b"b"), LAST_CHUNK]
+    with serve(answering(*pieces, gap_s=0.2)) as server:
+
+        async def main() -> list[bytes]:
+            async with http_client() as client:
+                stream = await open_(client, to(server), stall_timeout_s=0.3)
+                got = [await stream.read()]  # waits, and so sets a limit
+                await asyncio.sleep(0.35)  # ends after the limit and before the body
+                return [*got, *await drain(stream)]
+
         assert run(main()) == [b"a", b"b"]
+
+
+def test_the_first_byte_limit_ends_with_the_head(run: Run) -> None:
+    with serve(answering(CHUNKED_HEAD, chunk(b"a"), chunk(b"b"), LAST_CHUNK, gap_s=0.15)) as server:
+
+        async def main() -> bytes:
+            async with http_client() as client:
+                return (await send(client, to(server), first_byte_timeout_s=0.2)).body
+
+        assert run(main()) == b"ab"
 
 
 def test_a_short_limit_after_a_long_one_is_kept_on_the_same_connection(run: Run) -> None:

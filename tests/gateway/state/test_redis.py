@@ -186,7 +186,7 @@ def test_known_scripts_are_loaded_again_after_a_restart(run: Run, redis: Private
 def test_what_a_script_or_its_compiler_says_reaches_the_caller(run: Run, redis: PrivateRedis) -> None:
     async def main() -> None:
         async with redis_pipe(redis.url) as pipe:
-            with pytest.raises(RedisReplyError, match="script"):
+            with pytest.raises(RedisReplyError, match="compiling"):
                 await pipe.script(Script("this is no lua"), [], [])
             with pytest.raises(RedisReplyError, match=r"^EPOCH changed"):
                 await pipe.script(Script("return redis.error_reply('EPOCH changed')"), [], [])

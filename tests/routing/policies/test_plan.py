@@ -372,7 +372,7 @@ names = st.sampled_from(("m", "n", "o"))
     allowed=st.one_of(st.none(), st.frozensets(names)),
     draw=st.floats(0, 1, exclude_max=True),
 )
-def test_no_plan_leaves_the_regions_or_the_allowlist_and_every_target_is_told_of(  # noqa: PLR0917 - from hypothesis
+def test_no_plan_leaves_the_regions_or_the_allowlist_and_every_target_is_told_of(
     spots: list[tuple[str, str, int, bool]],
     wanted: frozenset[str] | None,
     own: list[str] | None,
