@@ -117,12 +117,16 @@ def open_record(call: Call, caller: Caller, target: Target, claim: Claim, worker
     )
 
 
+def expected_output(call: Call) -> int:
+    """How many output tokens the call will probably produce: for ranking and for rate limits, not for money."""
+    if call.operation is Operation.EMBEDDINGS:
+        return 0
+    return min(output_limit(call.body) or EXPECTED_OUTPUT_TOKENS, EXPECTED_OUTPUT_TOKENS)
+
+
 def _expected_tokens(call: Call, target: Target, process: Process) -> int:
     """For the tokens-per-minute window: what the call will probably take; settling corrects it."""
-    output = 0
-    if call.operation is not Operation.EMBEDDINGS:
-        output = min(output_limit(call.body) or EXPECTED_OUTPUT_TOKENS, output_ceiling(call, target))
-    return process.telemetry.input_tokens_in(call.input_bytes, target.endpoint_id) + output
+    return process.telemetry.input_tokens_in(call.input_bytes, target.endpoint_id) + expected_output(call)
 
 
 def _holds(call: Call, caller: Caller, targets: list[Target], process: Process) -> Iterable[BudgetHold]:

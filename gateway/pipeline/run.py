@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from gateway.pipeline.admit import admit
+from gateway.pipeline.admit import admit, expected_output
 from gateway.pipeline.authenticate import UnknownKey, authenticate, permit
 from gateway.pipeline.call import Call, Caller
 from gateway.pipeline.execute import StreamAnswer, WholeAnswer, execute
@@ -13,9 +13,6 @@ from gateway.state.process import Process
 from routing.policies.plan import PlanRequest, plan
 from routing.types import RoutePlan
 from tenants.errors import ApiError
-
-EXPECTED_OUTPUT_TOKENS = 512
-
 
 async def identify(headers: dict[str, str], client_ip: str, process: Process) -> Caller:
     """The caller; a key this worker has never heard of makes it look for newer configuration once."""
@@ -62,9 +59,7 @@ def choose(call: Call, caller: Caller, process: Process) -> RoutePlan:
             allowed_models=_both(caller.key.allowed_models, caller.terms.allowed_models),
             capabilities=call.capabilities,
             input_tokens=max(1, call.input_bytes // 4),
-            output_tokens=call.body.get("max_completion_tokens")
-            or call.body.get("max_tokens")
-            or EXPECTED_OUTPUT_TOKENS,
+            output_tokens=expected_output(call),
             service_tier=call.service_tier,
             allow_unpriced=process.allow_unpriced,
         ),

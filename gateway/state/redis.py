@@ -231,11 +231,16 @@ class _Connection(asyncio.Protocol):
 
         def loaded(done: asyncio.Future[Any]) -> None:
             error = done.exception()
-            if error is not None and not call.future.done():
+            if error is None and self.lost.done():
+                error = RedisUnavailable(self.lost.result(), maybe_executed=False)
+            if call.future.done():
+                return
+            if error is None:
+                self.push(call.future, call.payload)
+            else:
                 call.future.set_exception(error)
 
         loading.add_done_callback(loaded)
-        self.push(call.future, call.payload)
 
     def _tick(self) -> None:
         sent = self._sent_at_tick

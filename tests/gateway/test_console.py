@@ -123,7 +123,7 @@ def test_a_page_opens_for_the_roles_that_hold_its_scope(name, world):
     assert statuses == PAGES[name]
 
 
-@pytest.mark.parametrize("name", PAGES.keys() | SIGNED_IN)
+@pytest.mark.parametrize("name", sorted(PAGES.keys() | SIGNED_IN))
 def test_a_page_sends_a_guest_to_the_sign_in(name, world):
     url = url_of(name, world)
     answer = Client().get(url)
