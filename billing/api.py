@@ -3,18 +3,363 @@
 Shapes only: every change is one verb's. What providers charge leaves only with the scope `cost:read`.
 """
 
+import csv
+import io
+from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, ClassVar, cast
+from uuid import UUID
 
+from django.http import HttpResponse
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing.budgets.counters import spent
+from billing.models import Budget, Plan, PlanVersion, Subscription
+from billing.rating.prices import PICO
+from billing.snapshot import entry_of
+from billing.subscriptions import change_plan, current_version, newest_version, publish, subscribe
+from billing.usage.reports import DIMENSIONS, GROUPS, MEASURES, Report, report
 from billing.usage.verify import verify
 from tenants.errors import ApiError
-from tenants.rest import Guarded
+from tenants.models import ApiKey, Tenant
+from tenants.rest import Guarded, Resource, StrictSerializer, TenantField
+
+MONEY = ("cost", "price")
+
+
+def amount_text(pico: int) -> str:
+    """Pico-units as an exact plain decimal of currency units, without needless zeros."""
+    whole, rest = divmod(abs(pico), PICO)
+    digits = f"{rest:012d}".rstrip("0")
+    return f"{'-' if pico < 0 else ''}{whole}{'.' if digits else ''}{digits}"
+
+
+# ------------------------------------------------------------------ plans
+
+
+class LimitsSerializer(StrictSerializer):
+    """What all calls of a tenant together may do; left out means unlimited."""
+
+    limit_rpm = serializers.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
+    limit_tpm = serializers.IntegerField(min_value=1, max_value=2**53 - 1, required=False)
+    max_concurrent = serializers.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
+
+
+class EntitlementsSerializer(StrictSerializer):
+    """Models a plan opens (none named: all) and its limits."""
+
+    models = serializers.ListField(
+        child=serializers.CharField(max_length=200), required=False, max_length=500
+    )
+    limits = LimitsSerializer(required=False)
+
+
+class TermsSerializer(StrictSerializer):
+    """The part of a plan that makes a version."""
+
+    currency = serializers.RegexField(r"^[A-Z]{3}$", required=False)
+    interval = serializers.ChoiceField(choices=PlanVersion.Interval.choices, required=False)
+    base_amount = serializers.DecimalField(
+        max_digits=20, decimal_places=4, min_value=Decimal(0), required=False
+    )
+    charges = serializers.ListField(child=serializers.JSONField(), required=False, max_length=1000)
+    entitlements = EntitlementsSerializer(required=False)
+
+
+class PlanSerializer(TermsSerializer):
+    """A plan with its newest version. A change of anything but the name makes a new version."""
+
+    id = serializers.UUIDField(read_only=True)
+    slug = serializers.RegexField(r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)
+    name = serializers.CharField(max_length=200)
+    is_default = serializers.BooleanField(read_only=True)
+    version = serializers.IntegerField(read_only=True)
+
+    def to_representation(self, instance: Plan) -> dict[str, Any]:
+        versions = list(instance.versions.all())  # prefetched, newest first
+        head = {
+            "id": str(instance.pk),
+            "slug": instance.slug,
+            "name": instance.name,
+            "is_default": instance.is_default,
+        }
+        return head | (_version_shown(versions[0]) if versions else {"version": None})
+
+
+class PlanVersionSerializer(TermsSerializer):
+    """One immutable version."""
+
+    version = serializers.IntegerField(read_only=True)
+    created_at = serializers.DateTimeField(read_only=True)
+
+    def to_representation(self, instance: PlanVersion) -> dict[str, Any]:
+        return _version_shown(instance) | {"created_at": instance.created_at}
+
+
+def _version_shown(version: PlanVersion) -> dict[str, Any]:
+    return {"version": version.number, "charges": version.charges, **_terms_shown(version)}
+
+
+def _terms_shown(version: PlanVersion) -> dict[str, Any]:
+    """What a version's subscribers may know: the charges would tell what the operator pays."""
+    return {
+        "currency": version.currency,
+        "interval": version.interval,
+        "base_amount": f"{version.base_amount:.4f}",
+        "entitlements": {"models": version.allowed_models, "limits": version.limits},
+    }
+
+
+class PlanResource(Resource[Plan]):
+    """Plans, for operators; tenants see theirs as their subscription. Not deleted: the ledger names them."""
+
+    queryset = Plan.objects.prefetch_related("versions")
+    serializer_class = PlanSerializer
+    lookup_field = "slug"
+    read_scope, write_scope = "plans:read", "plans:write"
+    section = "billing"
+    http_method_names = ["get", "post", "patch", "head"]
+    filters: ClassVar = {"slug": "slug"}
+
+    def perform_create(self, serializer: serializers.BaseSerializer[Plan]) -> None:
+        """Raises ApiError: conflict for a slug in use, invalid_request as `publish`."""
+        given = dict(serializer.validated_data)
+        slug, name = given.pop("slug"), given.pop("name")
+        if Plan.objects.filter(slug=slug).exists():
+            raise ApiError("conflict", f"There is a plan {slug!r} already.", param="slug")
+        plan = Plan.objects.create(slug=slug, name=name)
+        self.record("create", plan, after={"slug": slug, "name": name})
+        publish(plan=plan, terms=_terms_of(given), actor=self.principal)
+        serializer.instance = self.get_queryset().get(pk=plan.pk)
+
+    def perform_update(self, serializer: serializers.BaseSerializer[Plan]) -> None:
+        """Raises ApiError invalid_request for another slug, and as `publish`."""
+        plan = cast("Plan", serializer.instance)
+        given = dict(serializer.validated_data)
+        if given.pop("slug", plan.slug) != plan.slug:
+            raise ApiError("invalid_request", "The slug of a plan cannot change.", param="slug")
+        name = given.pop("name", plan.name)
+        if name != plan.name or not given:
+            before, plan.name = plan.name, name
+            plan.save(update_fields=("name", "updated_at"))
+            self.record("update", plan, before={"name": before}, after={"name": name})
+        if given:
+            newest = newest_version(plan)
+            held = {
+                "currency": newest.currency,
+                "interval": newest.interval,
+                "base_amount": newest.base_amount,
+                "charges": newest.charges,
+                "allowed_models": newest.allowed_models,
+                "limits": newest.limits,
+            }
+            publish(plan=plan, terms=held | _terms_of(given), actor=self.principal)
+        serializer.instance = self.get_queryset().get(pk=plan.pk)
+
+    @extend_schema(responses={200: PlanVersionSerializer(many=True)})
+    @action(detail=True)
+    def versions(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """All versions, newest first."""
+        rows = self.get_object().versions.all()
+        return Response({"data": PlanVersionSerializer(rows, many=True).data, "next_cursor": None})
+
+
+def _terms_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The request's words as PlanVersion's columns."""
+    terms = dict(given)
+    entitlements = terms.pop("entitlements", {})
+    for name, column in (("models", "allowed_models"), ("limits", "limits")):
+        if name in entitlements:
+            terms[column] = entitlements[name]
+    return terms
+
+
+# ------------------------------------------------------------------ subscriptions
+
+
+class SubscriptionSerializer(StrictSerializer):
+    """Which plan a tenant is on. `start` null: nobody chose, so the default plan's newest version holds."""
+
+    plan = serializers.SlugField(max_length=63)
+    start = serializers.DateTimeField(required=False, default_timezone=UTC)
+    anchor_day = serializers.IntegerField(min_value=1, max_value=31, required=False)
+    version = serializers.IntegerField(read_only=True)
+    currency = serializers.CharField(read_only=True)
+    interval = serializers.CharField(read_only=True)
+    base_amount = serializers.CharField(read_only=True)
+    entitlements = EntitlementsSerializer(read_only=True)
+
+    def validate_start(self, value: datetime) -> datetime:
+        if value > timezone.now():
+            raise serializers.ValidationError("A plan cannot start in the future yet.")
+        return value
+
+
+class SubscriptionView(Guarded):
+    """A tenant's plan. Only operators put a tenant on one, whatever a tenant's key may do."""
+
+    read_scope, write_scope = "plans:read", "plans:write"
+    http_method_names = ["get", "put", "head"]
+
+    @extend_schema(responses={200: SubscriptionSerializer})
+    def get(self, request: Request, tenant: str) -> Response:
+        """The plan in force."""
+        return Response(self._shown())
+
+    @extend_schema(request=SubscriptionSerializer, responses={200: SubscriptionSerializer})
+    def put(self, request: Request, tenant: str) -> Response:
+        """Put the tenant on a plan's newest version, from `start` or now.
+
+        Raises ApiError as `subscribe` and `change_plan`; invalid_request for an unknown plan.
+        """
+        self.require("plans:write", None)
+        wanted = SubscriptionSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        given = wanted.validated_data
+        plan = Plan.objects.filter(slug=given["plan"]).first()
+        if plan is None:
+            raise ApiError("invalid_request", f"There is no plan {given['plan']!r}.", param="plan")
+        of, present = self._of(), self._present()
+        start = given.get("start") or timezone.now()
+        if present is None:
+            anchor_day = given.get("anchor_day", 1)
+            subscribe(tenant=of, plan=plan, start=start, anchor_day=anchor_day, actor=self.principal)
+        elif given.get("anchor_day", present.anchor_day) != present.anchor_day:
+            raise ApiError("invalid_request", "The anchor day stays with the tenant.", param="anchor_day")
+        else:
+            change_plan(tenant=of, plan=plan, at=start, actor=self.principal)
+        return Response(self._shown())
+
+    def _of(self) -> Tenant:
+        return cast("Tenant", self.tenant)
+
+    def _present(self) -> Subscription | None:
+        return Subscription.objects.for_tenant(self._of()).filter(end__isnull=True).first()
+
+    def _shown(self) -> dict[str, Any]:
+        version, present = current_version(self._of()), self._present()
+        return {
+            "plan": version.plan.slug,
+            "version": version.number,
+            "start": present.start if present else None,
+            "anchor_day": present.anchor_day if present else 1,
+            **_terms_shown(version),
+        }
+
+
+# ------------------------------------------------------------------ budgets
+
+
+class BudgetSerializer(StrictSerializer, serializers.ModelSerializer[Budget]):
+    """A limit. `spent` and `remaining` are the ledger's in the window now, in the unit of `limit`.
+
+    Of a budget of cost they are null without the scope `cost:read`.
+    """
+
+    tenant = TenantField()
+    key = serializers.PrimaryKeyRelatedField(
+        source="api_key", queryset=ApiKey.objects.all(), required=False, allow_null=True
+    )
+    user = serializers.CharField(source="end_user", max_length=200, required=False, allow_blank=True)
+    limit = serializers.DecimalField(max_digits=24, decimal_places=6, min_value=Decimal(0))
+    anchor_day = serializers.IntegerField(min_value=1, max_value=31, required=False)
+    week_start = serializers.IntegerField(min_value=0, max_value=6, required=False)
+    thresholds = serializers.ListField(
+        child=serializers.IntegerField(min_value=1, max_value=1000), required=False, max_length=20
+    )
+    spent = serializers.CharField(read_only=True, allow_null=True)
+    remaining = serializers.CharField(read_only=True, allow_null=True)
+    window_start = serializers.DateTimeField(read_only=True)
+    window_end = serializers.DateTimeField(read_only=True, allow_null=True)
+
+    class Meta:
+        model = Budget
+        fields = ("id", "tenant", "name", "key", "feature", "model", "user", "measure", "limit", "mode",
+                  "window", "anchor_day", "week_start", "thresholds", "is_enabled", "spent", "remaining",
+                  "window_start", "window_end", "created_at", "updated_at")  # fmt: skip
+        read_only_fields = ("id", "created_at", "updated_at")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Raises ValidationError for another tenant's key and for fractions of a token or request."""
+        held = self.instance if isinstance(self.instance, Budget) else None
+        tenant = attrs.get("tenant") or (held and held.tenant)
+        key = attrs.get("api_key")
+        if key is not None and key.tenant_id != getattr(tenant, "id", None):
+            raise serializers.ValidationError({"key": "The tenant has no such key."})
+        measure = attrs.get("measure") or (held.measure if held else Budget.Measure.PRICE)
+        limit = attrs.get("limit", held.limit if held else Decimal(0))
+        if measure not in MONEY and limit != int(limit):
+            raise serializers.ValidationError({"limit": f"There are no fractions of {measure}."})
+        return attrs
+
+    def to_representation(self, instance: Budget) -> dict[str, Any]:
+        entry = entry_of(instance)
+        window = entry.window_at(timezone.now().timestamp())
+        is_money = instance.measure in MONEY
+        used = left = None
+        if self.may_see(instance):
+            unit = PICO if is_money else 1
+            count = spent(entry, window)
+            limit = int(instance.limit * unit)
+            used, left = (
+                amount_text(each) if is_money else str(each) for each in (count, max(limit - count, 0))
+            )
+        instance.spent, instance.remaining = used, left  # type: ignore[attr-defined]  # for this answer
+        instance.window_start = datetime.fromtimestamp(window.start, UTC)  # type: ignore[attr-defined]
+        instance.window_end = (  # type: ignore[attr-defined]
+            None if window.end is None else datetime.fromtimestamp(window.end, UTC)
+        )
+        return super().to_representation(instance)
+
+    def may_see(self, budget: Budget) -> bool:
+        principal = self.context["request"].user
+        return budget.measure != Budget.Measure.COST or principal.can("cost:read", budget.tenant_id)
+
+
+class BudgetResource(Resource[Budget]):
+    """Budgets of the tenants the principal knows. One on cost takes the scope `cost:read` as well."""
+
+    queryset = Budget.objects.select_related("tenant")
+    serializer_class = BudgetSerializer
+    read_scope, write_scope = "budgets:read", "budgets:write"
+    section = "billing"
+    filters: ClassVar = {
+        "tenant": "tenant__slug",
+        "key": "api_key",
+        "feature": "feature",
+        "model": "model",
+        "user": "end_user",
+        "measure": "measure",
+        "window": "window",
+    }
+
+    def picture(self, obj: Budget) -> dict[str, Any]:
+        """Without what is spent, which is no part of the budget."""
+        moving = ("spent", "remaining", "window_start", "window_end")
+        return {name: value for name, value in super().picture(obj).items() if name not in moving}
+
+    def perform_create(self, serializer: serializers.BaseSerializer[Budget]) -> None:
+        given = serializer.validated_data
+        self._check_cost(given, given["tenant"])
+        super().perform_create(serializer)
+
+    def perform_update(self, serializer: serializers.BaseSerializer[Budget]) -> None:
+        self._check_cost(serializer.validated_data, cast("Budget", serializer.instance).tenant)
+        super().perform_update(serializer)
+
+    def _check_cost(self, given: Mapping[str, Any], tenant: Tenant) -> None:
+        if given.get("measure") == Budget.Measure.COST:
+            self.require("cost:read", tenant)
+
 
 # ------------------------------------------------------------------ query parameters
 
@@ -35,6 +380,195 @@ def _instant(request: Request, name: str) -> datetime | None:
         return serializers.DateTimeField(default_timezone=UTC).run_validation(text)
     except serializers.ValidationError as error:
         raise ApiError("invalid_request", f"{name} must be an RFC 3339 instant.", param=name) from error
+
+
+def _names(request: Request, name: str, default: str) -> list[str]:
+    """A parameter's comma-separated names."""
+    return [each for each in request.query_params.get(name, default).split(",") if each]
+
+
+# ------------------------------------------------------------------ usage
+
+MAX_SPAN = timedelta(days=3 * 366)
+MAX_SPAN_BY_HOUR = timedelta(days=92)
+PARAMETERS = ("from", "to", "timezone", "group_by", "measures", *DIMENSIONS)
+_DESCRIBED = [
+    OpenApiParameter("from", OpenApiTypes.DATETIME, description="Inclusive; 30 days before `to`."),
+    OpenApiParameter("to", OpenApiTypes.DATETIME, description="Exclusive; now unless given."),
+    OpenApiParameter("timezone", description="IANA name; UTC unless given."),
+    OpenApiParameter("group_by", description=f"Of {', '.join(GROUPS)}; `day` unless given."),
+    OpenApiParameter(
+        "measures", description=f"Of {', '.join(MEASURES)}; `requests,tokens,price` unless given."
+    ),
+    *(OpenApiParameter(name, description="Only these, separated by commas.") for name in DIMENSIONS),
+]
+
+
+class UsageSerializer(serializers.Serializer[Any]):
+    """Rows of the groups asked for; money is a mapping of currency to a plain decimal."""
+
+    data = serializers.ListField(child=serializers.DictField())
+    totals = serializers.DictField()
+    as_of = serializers.DateTimeField()
+    start = serializers.DateTimeField()
+    end = serializers.DateTimeField()
+    timezone = serializers.CharField()
+
+
+class UsageView(Guarded):
+    """Usage of the tenants whose usage the principal may read: the console's numbers and the invoice's."""
+
+    read_scope = "usage:read"
+    is_open_to_tenants = True
+    http_method_names = ["get", "head"]
+
+    @extend_schema(operation_id="usage", parameters=_DESCRIBED, responses={200: UsageSerializer})
+    def get(self, request: Request) -> Response:
+        """Usage by group."""
+        start, end, found = self.ask(request)
+        slugs = _slugs(found)
+        return Response(
+            {
+                "data": [
+                    {name: _shown(name, value, slugs) for name, value in row.items()} for row in found.rows
+                ],
+                "totals": {name: _shown(name, value, slugs) for name, value in found.totals.items()},
+                "as_of": found.as_of,
+                "start": start,
+                "end": end,
+                "timezone": request.query_params.get("timezone", "UTC"),
+            }
+        )
+
+    def ask(self, request: Request) -> tuple[datetime, datetime, Report]:
+        """The report the parameters describe. Raises ApiError: unknown_field, invalid_request,
+        permission_denied for cost without `cost:read`, not_found for a stranger's tenant.
+        """
+        _known_parameters(request, *PARAMETERS)
+        end = _instant(request, "to") or timezone.now()
+        start = _instant(request, "from") or end - timedelta(days=30)
+        group_by = _names(request, "group_by", "day")
+        measures = _names(request, "measures", "requests,tokens,price")
+        limit = MAX_SPAN_BY_HOUR if "hour" in group_by else MAX_SPAN
+        if end - start > limit:
+            raise ApiError("invalid_request", f"The span may be {limit.days} days long.", param="from")
+        filters: dict[str, list[Any]] = {
+            name: _names(request, name, "")
+            for name in DIMENSIONS
+            if name in request.query_params and name not in ("tenant", "key")
+        }
+        if "key" in request.query_params:
+            filters["key"] = [_uuid(text) for text in _names(request, "key", "")]
+        tenant_ids = self._tenant_ids(request)
+        if "cost" in measures:
+            open_to = self.principal.tenants_with("cost:read")
+            if open_to is not None and (tenant_ids is None or not tenant_ids <= open_to):
+                raise ApiError("permission_denied", "cost needs the scope 'cost:read'.", param="measures")
+        return (
+            start,
+            end,
+            report(
+                tenant_ids=tenant_ids,
+                start=start,
+                end=end,
+                timezone=request.query_params.get("timezone", "UTC"),
+                group_by=group_by,
+                measures=measures,
+                filters=filters,
+            ),
+        )
+
+    def _tenant_ids(self, request: Request) -> frozenset[UUID] | None:
+        allowed = self.principal.tenants_with("usage:read")
+        if "tenant" not in request.query_params:
+            return allowed
+        slugs = set(_names(request, "tenant", ""))
+        ids = dict(Tenant.objects.filter(slug__in=slugs).values_list("slug", "id"))
+        for slug in sorted(slugs):
+            if slug not in ids or (allowed is not None and ids[slug] not in allowed):
+                raise ApiError("not_found", f"There is no tenant {slug!r}.", param="tenant")
+        return frozenset(ids.values())
+
+
+class IgnoreAccept(DefaultContentNegotiation):
+    """Whatever the client accepts, it asked for this very file; errors are JSON."""
+
+    def select_renderer(self, request: Any, renderers: Any, format_suffix: str | None = None) -> Any:
+        return renderers[0], renderers[0].media_type
+
+
+class UsageCsv(UsageView):
+    """The same report as a file: one column per group and measure, money one per currency."""
+
+    content_negotiation_class = IgnoreAccept
+
+    @extend_schema(
+        operation_id="usage_csv", parameters=_DESCRIBED, responses={(200, "text/csv"): OpenApiTypes.STR}
+    )
+    def get(self, request: Request) -> HttpResponse:  # type: ignore[override]  # a file, not data
+        """Usage by group as CSV (RFC 4180, UTF-8)."""
+        _, _, found = self.ask(request)
+        text = io.StringIO()
+        writer = csv.writer(text)
+        slugs = _slugs(found)
+        columns = [
+            (name, currency)
+            for name in (*_names(request, "group_by", "day"), *found.totals)
+            for currency in (found.totals[name] if name in MONEY else ("",))
+        ]
+        writer.writerow([f"{name} {currency}".rstrip() for name, currency in columns])
+        for row in found.rows:
+            writer.writerow(
+                [_cell(_shown(name, _part(row[name], currency), slugs)) for name, currency in columns]
+            )
+        return HttpResponse(
+            text.getvalue(),
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": 'attachment; filename="usage.csv"'},
+        )
+
+
+def _part(value: Any, currency: str) -> Any:
+    return amount_text(value.get(currency, 0)) if currency else value
+
+
+def _shown(name: str, value: Any, slugs: Mapping[UUID, str]) -> Any:
+    """A group or measure as clients get it."""
+    if name in MONEY and isinstance(value, Mapping):
+        return {currency: amount_text(pico) for currency, pico in value.items()}
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return slugs.get(value, str(value)) if name == "tenant" else str(value)
+    if name in ("p50_ms", "p95_ms") and value is not None:
+        return round(value, 1)
+    return value
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula is quoted; our own numbers are not."""
+    if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")) and not _is_number(value):
+        return f"'{value}"
+    return value
+
+
+def _is_number(text: str) -> bool:
+    digits = text.removeprefix("-").replace(".", "", 1)
+    return digits.isascii() and digits.isdecimal()
+
+
+def _slugs(found: Report) -> Mapping[UUID, str]:
+    ids = {row["tenant"] for row in found.rows if "tenant" in row}
+    return dict(Tenant.objects.filter(id__in=ids).values_list("id", "slug")) if ids else {}
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise ApiError("invalid_request", f"{text!r} is no key's id.", param="key") from error
 
 
 # ------------------------------------------------------------------ the proof of the ledger

@@ -1,0 +1,24 @@
+import pytest
+from drf_spectacular.drainage import GENERATOR_STATS
+from drf_spectacular.generators import SchemaGenerator
+
+from billing.urls import urlpatterns
+
+
+@pytest.mark.urls("tests.billing.urls")
+def test_the_floors_paths_are_described_without_a_warning() -> None:
+    GENERATOR_STATS.reset()
+    schema = SchemaGenerator(patterns=urlpatterns).get_schema(request=None, public=True)
+    assert not GENERATOR_STATS._warn_cache, GENERATOR_STATS._warn_cache
+    assert not GENERATOR_STATS._error_cache, GENERATOR_STATS._error_cache
+    assert {path.removeprefix("/") for path in schema["paths"]} == {
+        "plans/",
+        "plans/{slug}/",
+        "plans/{slug}/versions/",
+        "budgets/",
+        "budgets/{id}/",
+        "tenants/{tenant}/subscription/",
+        "usage/",
+        "usage.csv",
+        "ledger/verify/",
+    }
