@@ -34,7 +34,7 @@ import orjson
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.db import models, transaction
 from django.utils import timezone
-from rest_framework import exceptions, mixins, serializers
+from rest_framework import exceptions, generics, mixins, serializers
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -141,7 +141,7 @@ class Guarded(APIView):
                 raise ApiError("not_found", "There is no such tenant.")
             self.require(scope, self.tenant)
         elif not self._may_somewhere(principal, scope):
-            raise _lacks(scope)
+            raise self.refusal(principal, scope)
 
     def authorize_object(self, principal: Principal, obj: models.Model) -> None:
         """Called for every object fetched by `get_object`. Raises ApiError permission_denied."""
@@ -151,6 +151,10 @@ class Guarded(APIView):
         is_open = self.is_open_to_tenants and self.request.method in _SAFE_METHODS
         if not is_open:
             self.require(scope, tenant_of(obj))
+
+    def refusal(self, principal: Principal, scope: str) -> ApiError:
+        """What to answer somebody who holds `scope` nowhere."""
+        return _lacks(scope)
 
     def require(self, scope: str, tenant: Tenant | None) -> None:
         """Raise ApiError permission_denied unless the principal holds `scope` there (None: the platform)."""
@@ -269,6 +273,17 @@ class ReadResource[M: models.Model](
         for other in others:
             first = first | other
         return cast("models.QuerySet[M]", first)
+
+    def refusal(self, principal: Principal, scope: str) -> ApiError:
+        """A tenant's object does not exist for a stranger, also where nothing they asked for would be allowed."""
+        key = self.kwargs.get(self.lookup_url_kwarg or self.lookup_field)
+        rows = super().get_queryset()
+        if key is None or not hasattr(rows, "visible_to"):
+            return _lacks(scope)
+        obj = generics.get_object_or_404(rows, **{self.lookup_field: key})
+        tenant = tenant_of(obj)
+        is_known = principal.is_operator if tenant is None else _knows(principal, tenant)
+        return _lacks(scope) if is_known else ApiError("not_found", "There is no such object.")
 
     def filter_queryset(self, queryset: Any) -> Any:
         """Raises ApiError: unknown_field for a parameter we do not know, invalid_request for a bad value."""
