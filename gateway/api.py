@@ -21,20 +21,14 @@ from tenants.models import Tenant
 class TenantSerializer(tenants_api.TenantSerializer):
     """A tenant with the plan it is on (a plan's slug; the newest version is taken)."""
 
-    plan = serializers.CharField(required=False)
+    plan = serializers.CharField(required=False, write_only=True)
 
     class Meta(tenants_api.TenantSerializer.Meta):
         fields: ClassVar[tuple[str, ...]] = (*tenants_api.TenantSerializer.Meta.fields, "plan")
 
     def to_representation(self, instance: Tenant) -> Any:
-        return {**self._plain(instance), "plan": subscriptions.current_version(instance).plan.slug}
-
-    def _plain(self, instance: Tenant) -> Any:
-        field = self.fields.pop("plan")
-        try:
-            return super().to_representation(instance)
-        finally:
-            self.fields["plan"] = field
+        shown = super().to_representation(instance)
+        return {**shown, "plan": subscriptions.current_version(instance).plan.slug}
 
 
 class TenantResource(tenants_api.TenantResource):

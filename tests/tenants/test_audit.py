@@ -89,7 +89,7 @@ def test_the_database_refuses_to_change_an_event(db, statement):
     [
         ("actor_label", "nobody"),
         ("actor_kind", "user"),
-        ("actor_id", str(uuid.uuid4())),
+        ("actor_id", str(uuid.UUID(int=7))),
         ("action", "thing.delete"),
         ("object_type", "key"),
         ("object_id", "2"),
