@@ -1,0 +1,61 @@
+"""The break-glass admin of this floor. Versions, subscriptions and their history can only be looked at.
+
+The ledger and its rollups are missing: their primary keys span several columns, and Django's admin takes no
+such model. `/api/v1/usage/`, `verify_ledger` and SQL show them. What is changed here is neither audited nor
+announced to the workers; it is for when the console is broken.
+"""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.contrib import admin
+from django.db import models
+from django.http import HttpRequest
+
+from billing.models import Budget, Plan, PlanVersion, Subscription
+
+if TYPE_CHECKING:
+    _Admin = admin.ModelAdmin[models.Model]
+else:  # Django's class takes no parameters at run time
+    _Admin = admin.ModelAdmin
+
+
+class ReadOnly(_Admin):
+    """Rows that the ledger's rows were priced by."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Plan)
+class PlanAdmin(_Admin):
+    list_display = ("slug", "name", "is_default")
+    search_fields = ("slug", "name")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(PlanVersion)
+class PlanVersionAdmin(ReadOnly):
+    list_display = ("plan", "number", "currency", "interval", "base_amount", "created_at")
+    list_select_related = ("plan",)
+
+
+@admin.register(Subscription)
+class SubscriptionAdmin(ReadOnly):
+    list_display = ("tenant", "plan_version", "start", "end")
+    list_select_related = ("tenant", "plan_version__plan")
+
+
+@admin.register(Budget)
+class BudgetAdmin(_Admin):
+    list_display = ("tenant", "name", "measure", "limit", "window", "mode", "is_enabled")
+    list_select_related = ("tenant",)
+    list_filter: ClassVar = ("measure", "window", "mode", "is_enabled")
+    raw_id_fields = ("tenant", "api_key")
