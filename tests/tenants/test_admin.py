@@ -4,12 +4,13 @@ from django.contrib import admin
 from django.test import Client
 from django.urls import path, reverse
 
+import gateway.urls
 from tenants.encryption import seal
 from tenants.models import ApiKey, AuditEvent, DataKey
 from tests import factories
 
 pytestmark = pytest.mark.urls(__name__)
-urlpatterns = [path("admin/", admin.site.urls)]
+urlpatterns = [path("admin/", admin.site.urls), *gateway.urls.urlpatterns]
 
 
 @pytest.fixture
