@@ -377,9 +377,10 @@ def _instant(request: Request, name: str) -> datetime | None:
     if text is None:
         return None
     try:
-        return serializers.DateTimeField(default_timezone=UTC).run_validation(text)
+        instant: datetime = serializers.DateTimeField(default_timezone=UTC).run_validation(text)
     except serializers.ValidationError as error:
         raise ApiError("invalid_request", f"{name} must be an RFC 3339 instant.", param=name) from error
+    return instant
 
 
 def _names(request: Request, name: str, default: str) -> list[str]:
@@ -407,7 +408,7 @@ _DESCRIBED = [
 class UsageSerializer(serializers.Serializer[Any]):
     """Rows of the groups asked for; money is a mapping of currency to a plain decimal."""
 
-    data = serializers.ListField(child=serializers.DictField())
+    data = serializers.ListField(child=serializers.DictField())  # type: ignore[assignment]  # a field
     totals = serializers.DictField()
     as_of = serializers.DateTimeField()
     start = serializers.DateTimeField()

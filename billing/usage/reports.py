@@ -323,13 +323,10 @@ class _Sums:
     latencies: dict[int, int] = field(default_factory=dict)
 
     def add(self, other: "_Sums") -> None:
-        pairs = (
-            (self.counts, other.counts),
-            (self.latencies, other.latencies),
-            *((self.money[name], other.money[name]) for name in _MONEY),
-        )
-        for mine, theirs in pairs:
-            _merge(mine, theirs)
+        _merge(self.counts, other.counts)
+        _merge(self.latencies, other.latencies)
+        for name in _MONEY:
+            _merge(self.money[name], other.money[name])
 
     def measured(self, measures: Sequence[str]) -> dict[str, Any]:
         return {name: self._measure(name) for name in measures}
@@ -357,6 +354,7 @@ def _add_up(
     groups: dict[tuple[Any, ...], _Sums],
 ) -> None:
     plain = {*measures} - {*_QUANTILES, *_MONEY}
+    extra: tuple[str, ...]
     is_for_keys = "api_key_id" in wanted.columns and wanted.columns <= set(USAGE_KEY_HOUR.keys)
     if is_for_keys and plain <= set(_OF_KEYS):
         rollup, expressions, extra = USAGE_KEY_HOUR, _OF_KEYS, ()

@@ -28,21 +28,23 @@ def error_of(response: Any) -> tuple[int, str, str | None]:
 @pytest.mark.parametrize(
     "path", ["plans/", "budgets/", "usage/", "usage.csv", "ledger/verify/", "tenants/acme/subscription/"]
 )
-def test_nothing_opens_without_a_key_or_without_the_scope(path: str):
+def test_nothing_opens_without_a_key_or_without_the_scope(path: str) -> None:
     acme = tenant("acme")
     assert error_of(APIClient().get(f"{API}/{path}")) == (401, "invalid_api_key", None)
     assert error_of(client_with(acme, "models:read").get(f"{API}/{path}"))[:2] == (403, "permission_denied")
 
 
 @pytest.mark.parametrize("path", ["plans/", "ledger/verify/"])
-def test_a_tenant_with_every_scope_cannot_read_the_operators_own(path: str):
+def test_a_tenant_with_every_scope_cannot_read_the_operators_own(path: str) -> None:
     assert error_of(client_with(tenant(), "*").get(f"{API}/{path}"))[:2] == (403, "permission_denied")
 
 
 # ------------------------------------------------------------------ the proof
 
 
-def test_the_proof_holds_and_a_changed_rollup_breaks_it_everywhere(capsys):
+def test_the_proof_holds_and_a_changed_rollup_breaks_it_everywhere(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     put(record())
     operator = client_with(None, "ledger:read")
     assert operator.get(f"{API}/ledger/verify/").json()["ok"] is True
@@ -68,14 +70,14 @@ def test_the_proof_holds_and_a_changed_rollup_breaks_it_everywhere(capsys):
     ("query", "expected"),
     [("since=soon", (400, "invalid_request", "since")), ("when=now", (400, "unknown_field", "when"))],
 )
-def test_the_proof_refuses_parameters_without_sense(query: str, expected: tuple[int, str, str]):
+def test_the_proof_refuses_parameters_without_sense(query: str, expected: tuple[int, str, str]) -> None:
     assert error_of(client_with(None, "*").get(f"{API}/ledger/verify/?{query}")) == expected
 
 
 # ------------------------------------------------------------------ plans and subscriptions
 
 
-def test_a_changed_plan_is_a_new_version_and_the_old_one_stays():
+def test_a_changed_plan_is_a_new_version_and_the_old_one_stays() -> None:
     operator = client_with(None, "*")
     body = {
         "slug": "pro",
@@ -112,13 +114,13 @@ def test_a_changed_plan_is_a_new_version_and_the_old_one_stays():
          (400, "invalid_request", "entitlements.limits.limit_rpm")),
     ],
 )  # fmt: skip
-def test_a_plan_that_cannot_be_sold_is_refused_and_leaves_nothing(body: Any, expected: Any):
+def test_a_plan_that_cannot_be_sold_is_refused_and_leaves_nothing(body: Any, expected: Any) -> None:
     operator = client_with(None, "*")
     assert error_of(operator.post(f"{API}/plans/", body, format="json")) == expected
     assert [plan["slug"] for plan in operator.get(f"{API}/plans/").json()["data"]] == ["pass-through"]
 
 
-def test_a_tenant_reads_its_plan_and_only_an_operator_changes_it():
+def test_a_tenant_reads_its_plan_and_only_an_operator_changes_it() -> None:
     acme, globex = tenant("acme"), tenant("globex")
     path = f"{API}/tenants/acme/subscription/"
     own, operator = client_with(acme, "*"), client_with(None, "*")
@@ -141,7 +143,7 @@ def test_a_tenant_reads_its_plan_and_only_an_operator_changes_it():
 # ------------------------------------------------------------------ budgets
 
 
-def test_a_budget_tells_what_is_spent_and_left():
+def test_a_budget_tells_what_is_spent_and_left() -> None:
     acme = tenant("acme")
     now = timezone.now()
     put(record(now, tenant_id=acme.id, price_pico=1_250_000_000_001), recorded_at=now)
@@ -155,6 +157,7 @@ def test_a_budget_tells_what_is_spent_and_left():
     assert client.patch(path, {"measure": "tokens", "limit": "100"}, format="json").json()["spent"] == "155"
     assert client.get(path).json()["remaining"] == "0"
     event = AuditEvent.objects.filter(action="budget.update").get()
+    assert event.after is not None
     assert event.after == {
         "measure": "tokens",
         "limit": "100.000000",
@@ -163,7 +166,7 @@ def test_a_budget_tells_what_is_spent_and_left():
     assert client.delete(path).status_code == 204
 
 
-def test_a_strangers_budget_and_key_do_not_exist():
+def test_a_strangers_budget_and_key_do_not_exist() -> None:
     acme, globex = tenant("acme"), tenant("globex")
     own, other = client_with(acme, "budgets:*"), client_with(globex, "budgets:*")
     body = {"tenant": "acme", "limit": "5"}
@@ -177,7 +180,7 @@ def test_a_strangers_budget_and_key_do_not_exist():
     )  # fmt: skip
 
 
-def test_a_budget_of_cost_is_closed_without_its_scope():
+def test_a_budget_of_cost_is_closed_without_its_scope() -> None:
     acme = tenant("acme")
     body = {"tenant": "acme", "limit": "5", "measure": "cost"}
     own, operator = client_with(acme, "budgets:*"), client_with(None, "*")
@@ -187,7 +190,7 @@ def test_a_budget_of_cost_is_closed_without_its_scope():
     assert own.get(f"{API}/budgets/{budget['id']}/").json()["spent"] is None
 
 
-def test_tokens_have_no_fractions():
+def test_tokens_have_no_fractions() -> None:
     body = {"tenant": tenant("acme").slug, "limit": "1.5", "measure": "tokens"}
     response = client_with(None, "*").post(f"{API}/budgets/", body, format="json")
     assert error_of(response) == (400, "invalid_request", "limit")
@@ -196,7 +199,7 @@ def test_tokens_have_no_fractions():
 # ------------------------------------------------------------------ usage
 
 
-def test_usage_is_the_tenants_own_and_money_is_exact():
+def test_usage_is_the_tenants_own_and_money_is_exact() -> None:
     acme, globex = tenant("acme"), tenant("globex")
     put(record(tenant_id=acme.id, price_pico=10**12 + 1), record(tenant_id=globex.id))
     query = f"{SPAN}&group_by=day,tenant&measures=requests,price"
@@ -210,7 +213,7 @@ def test_usage_is_the_tenants_own_and_money_is_exact():
     assert error_of(own.get(f"{API}/usage/?{query}&tenant=globex")) == (404, "not_found", "tenant")
 
 
-def test_cost_takes_its_scope():
+def test_cost_takes_its_scope() -> None:
     acme = tenant("acme")
     put(record(tenant_id=acme.id))
     query = f"{API}/usage/?{SPAN}&measures=cost&group_by="
@@ -230,13 +233,13 @@ def test_cost_takes_its_scope():
         ("colour=red", (400, "unknown_field", "colour")),
     ],
 )
-def test_usage_refuses_questions_without_sense(query: str, expected: tuple[int, str, str]):
+def test_usage_refuses_questions_without_sense(query: str, expected: tuple[int, str, str]) -> None:
     client = client_with(None, "*")
     assert error_of(client.get(f"{API}/usage/?{query}")) == expected
     assert error_of(client.get(f"{API}/usage.csv?{query}", HTTP_ACCEPT="text/csv")) == expected
 
 
-def test_the_file_holds_the_same_numbers_and_no_formula():
+def test_the_file_holds_the_same_numbers_and_no_formula() -> None:
     acme = tenant("acme")
     put(
         record(tenant_id=acme.id, feature="=HYPERLINK(1)"),

@@ -28,7 +28,7 @@ def ask(**changes: Any) -> Any:
     return report(**(asked | changes))
 
 
-def test_every_measure_of_a_small_ledger_is_exact():
+def test_every_measure_of_a_small_ledger_is_exact() -> None:
     put(
         record(),
         record(NOON + timedelta(minutes=1), cost_pico=None, cost_components=None),
@@ -56,13 +56,13 @@ def test_every_measure_of_a_small_ledger_is_exact():
     }
 
 
-def test_nothing_used_is_zero_and_has_no_rate():
+def test_nothing_used_is_zero_and_has_no_rate() -> None:
     found = ask(measures=("requests", "price", "success_rate", "p95_ms"), group_by=("model",))
     assert list(found.rows) == []
     assert found.totals == {"requests": 0, "price": {}, "success_rate": None, "p95_ms": None}
 
 
-def test_only_the_tenants_asked_for_are_counted():
+def test_only_the_tenants_asked_for_are_counted() -> None:
     put(record(), record(tenant_id=OTHER))
     assert ask(tenant_ids=frozenset({OTHER}), group_by=("tenant",)).rows == [{"tenant": OTHER, "requests": 1}]
     assert ask(tenant_ids=frozenset()).totals == {"requests": 0}
@@ -70,7 +70,7 @@ def test_only_the_tenants_asked_for_are_counted():
 
 
 @pytest.mark.parametrize("group", ["model", "provider", "region", "feature", "status", "operation", "key"])
-def test_rows_of_any_group_add_up_to_the_total(group: str):
+def test_rows_of_any_group_add_up_to_the_total(group: str) -> None:
     records = stream(80)
     put(*records)
     names = {"key": "api_key_id"}
@@ -89,7 +89,7 @@ def test_rows_of_any_group_add_up_to_the_total(group: str):
     ["UTC", "Europe/Berlin", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe", "America/St_Johns"],
 )
 @pytest.mark.parametrize("unit", ["day", "hour"])
-def test_days_and_hours_are_the_zones_own(zone: str, unit: str):
+def test_days_and_hours_are_the_zones_own(zone: str, unit: str) -> None:
     dice = random.Random(zone)
     records = [record(NOON + timedelta(seconds=dice.randrange(40 * 3600))) for _ in range(150)]
     put(*records)
@@ -105,7 +105,7 @@ def test_days_and_hours_are_the_zones_own(zone: str, unit: str):
     assert {row[unit]: row["tokens"] for row in found.rows} == expected
 
 
-def test_an_hour_that_the_clock_repeats_is_two_hours():
+def test_an_hour_that_the_clock_repeats_is_two_hours() -> None:
     first = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)  # 02:30 in Berlin, twice
     put(record(first), record(first + timedelta(hours=1)))
     found = ask(
@@ -122,7 +122,7 @@ def test_an_hour_that_the_clock_repeats_is_two_hours():
     assert found.rows == [{"day": date(2026, 10, 25), "requests": 2}]
 
 
-def test_the_span_is_half_open_to_the_millisecond():
+def test_the_span_is_half_open_to_the_millisecond() -> None:
     put(record(), record(NOON + timedelta(milliseconds=1)), record(NOON + timedelta(minutes=5)))
     assert ask(start=NOON, end=NOON + timedelta(minutes=5)).totals == {"requests": 2}
     assert ask(start=NOON + timedelta(milliseconds=1), end=NOON + timedelta(minutes=6)).totals == {
@@ -130,7 +130,7 @@ def test_the_span_is_half_open_to_the_millisecond():
     }
 
 
-def test_a_reversed_row_counts_once():
+def test_a_reversed_row_counts_once() -> None:
     request_id = request_id_at(NOON)
     put(record(request_id=request_id, status="unknown", usage_source="unknown", cost_pico=9, price_pico=9,
                cost_components=None))  # fmt: skip
@@ -142,7 +142,7 @@ def test_a_reversed_row_counts_once():
 
 
 @pytest.mark.parametrize("group", [(), ("model",), ("feature",), ("key",)])
-def test_quantiles_agree_from_rollup_and_ledger(group: tuple[str, ...]):
+def test_quantiles_agree_from_rollup_and_ledger(group: tuple[str, ...]) -> None:
     put(*(record(latency_ms=100) for _ in range(19)), record(latency_ms=50_000))
     found = ask(group_by=group, measures=("p50_ms", "p95_ms", "requests"))
     assert found.totals["requests"] == 20
@@ -151,7 +151,7 @@ def test_quantiles_agree_from_rollup_and_ledger(group: tuple[str, ...]):
     assert ask(group_by=(), measures=("p50_ms",)).totals["p50_ms"] == found.totals["p50_ms"]
 
 
-def test_filters_narrow_every_source():
+def test_filters_narrow_every_source() -> None:
     put(record(model="a"), record(model="b"), record(model="b", feature="chat", api_key_id=OTHER))
     measures = ("requests", "p50_ms")
     assert ask(filters={"model": ["b"]}, measures=measures).totals["requests"] == 2
@@ -173,13 +173,13 @@ def test_filters_narrow_every_source():
         ({"end": NOON - timedelta(days=1)}, "to"),
     ],
 )
-def test_a_question_without_sense_is_refused(changes: dict[str, Any], param: str):
+def test_a_question_without_sense_is_refused(changes: dict[str, Any], param: str) -> None:
     with pytest.raises(ApiError) as refused:
         ask(**changes)
     assert (refused.value.code, refused.value.param) == ("invalid_request", param)
 
 
-def test_the_last_minutes_come_from_the_ledger():
+def test_the_last_minutes_come_from_the_ledger() -> None:
     now = clock.now()
     put(record(now), record(now, status="cut"), recorded_at=now)
     put(record(now - timedelta(hours=2)), record(now, tenant_id=OTHER), recorded_at=now)
