@@ -14,6 +14,7 @@ from routing.policies.plan import PlanRequest, plan
 from routing.types import RoutePlan
 from tenants.errors import ApiError
 
+
 async def identify(headers: dict[str, str], client_ip: str, process: Process) -> Caller:
     """The caller; a key this worker has never heard of makes it look for newer configuration once."""
     now = time.time()

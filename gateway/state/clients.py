@@ -752,7 +752,6 @@ class _Connection(asyncio.Protocol):
             self._idle_since = self._loop.time()
             self.is_reused = True
             pool.idle[self] = None
-            self._client._sweep_later()
         else:
             self.close()
         exchange.wake()
@@ -928,7 +927,7 @@ class HttpClient:
         prepared = self._prepare(request.method, request.url, request.headers)
         pool = self._pools.get(prepared.origin.key)
         if pool is None:
-            pool = self._pools[prepared.origin.key] = _Pool()
+            pool = _Pool()
         connection = self._take_idle(pool, loop)
         if connection is None:
             connection = await self._connect(prepared.origin, pool, loop, total_deadline)
@@ -973,11 +972,12 @@ class HttpClient:
         """A fresh connection, counted as active. Raises ClientConnectError and ClientTimeout."""
         if self.is_closed:
             raise ClientConnectError("closed")
+        pool = self._pools.setdefault(origin.key, pool)  # a sweep may have dropped it before a retry
+        self._sweep_later()
         if pool.active >= self.max_connections_per_origin:
             raise ClientConnectError("pool_full")
         connect_deadline = loop.time() + self.connect_timeout_s
         deadline = min(connect_deadline, total_deadline)
-        self._pools.setdefault(origin.key, pool)  # the sweep may have dropped it before a retry
         pool.active += 1
         try:
             async with asyncio.timeout_at(deadline):
@@ -1092,7 +1092,9 @@ class HttpClient:
             self._sweeper = self._loop.call_later(self.idle_timeout_s / 2, self._sweep)
 
     def _sweep(self) -> None:
-        """Close what has idled for `idle_timeout_s`; at the latest half as long again after it was due."""
+        """Close what has idled for `idle_timeout_s`, at the latest half as long again after it was due, and
+        forget origins without connections.
+        """
         self._sweeper = None
         then = cast("asyncio.AbstractEventLoop", self._loop).time() - self.idle_timeout_s
         for key, pool in list(self._pools.items()):
@@ -1100,7 +1102,7 @@ class HttpClient:
                 if not connection.has_idled_since(then):
                     break
                 connection.close()
-            if pool.idle:
+            if pool.idle or pool.active:
                 self._sweep_later()
-            elif not pool.active:
+            else:
                 del self._pools[key]

@@ -660,6 +660,20 @@ def test_closes_connections_that_stay_idle(run: Run) -> None:
     assert len(server.peers) == 2
 
 
+def test_forgets_origins_it_has_no_connection_to(run: Run) -> None:
+    with serve(answering(reply(headers=(("Connection", "close"),)))) as server:
+
+        async def main() -> None:
+            async with http_client(idle_timeout_s=0.1) as client:
+                await send(client, to(server))
+                assert (await failure(client, f"https://127.0.0.1:{server.port}/")).reason == "tls"
+                assert len(client._pools) == 2
+                await eventually(lambda: client._pools == {})
+                assert client._sweeper is None
+
+        run(main())
+
+
 def test_a_connection_the_server_closed_while_idle_is_not_used(run: Run) -> None:
     with serve(answering(reply())) as server:
 
