@@ -266,6 +266,8 @@ class Process:
                         await channel.subscribe(versions.CHANNEL)
                         async for message in channel.listen():
                             if message["type"] == "message":
+                                # A refresh under way may have begun before the change; several may follow at once.
+                                await asyncio.sleep(2 * HEARTBEAT_S)
                                 await self.catch_up()
                 except redis_async.RedisError as error:
                     logger.info("announcements interrupted: %s", error)

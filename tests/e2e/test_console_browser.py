@@ -92,18 +92,18 @@ def world(django_db_setup, django_db_blocker):
         kept = _rows()
         built = console_world.build(now=timezone.now(), calls=400)
         yield built
-        _empty(kept)
+        empty(kept)
         connection.close()
 
 
 def _rows():
-    """The seeded rows of the tables that `_empty` leaves alone."""
+    """The seeded rows of the tables that `empty` leaves alone."""
     from billing.models import Plan
 
     return list(Plan.objects.values_list("id", flat=True))
 
 
-def _empty(kept_plans):
+def empty(kept_plans):
     from billing.models import Plan, PlanVersion, Subscription
 
     tables = (

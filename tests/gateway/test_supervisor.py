@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.environment import new_secrets
 from gateway.processes import Child
 from gateway.supervisor import (
     Console,
@@ -30,6 +31,7 @@ from gateway.supervisor import (
     read_options,
     require_free_port,
 )
+from tests.gateway.test_configuration_docs import settings_documented
 
 ROOT = Path(__file__).parents[2]
 FOREVER = "import time\nwhile True: time.sleep(1)"
@@ -270,11 +272,16 @@ def test_an_urgent_stop_does_not_wait() -> None:
     assert child.stop(at_once=lambda: True) == -signal.SIGKILL
 
 
+def clean_environment() -> dict[str, str]:
+    """This machine's environment without any setting of Tollhouse: what a newcomer's shell holds."""
+    ours = {*settings_documented(), *new_secrets(), "DJANGO_SETTINGS_MODULE"}
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
 class Up:
     """A real `manage.py up` on a data folder of its own."""
 
     def __init__(self, root: Path, port: int, **environment: str) -> None:
-        inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
         self.root = root
         self.port = port
         self.log = root.with_suffix(".log")
@@ -282,7 +289,7 @@ class Up:
             self.popen = subprocess.Popen(
                 [sys.executable, ROOT / "manage.py", "up"],
                 env={
-                    **inherited,
+                    **clean_environment(),
                     "TOLLHOUSE_DATA": str(root),
                     "PORT": str(port),
                     "WEB_CONCURRENCY": "1",
@@ -331,10 +338,9 @@ def cleaned_up(root: Path) -> Iterator[list[Up]]:
 
 def manage(root: Path, *words: str) -> str:
     """`manage.py` as in another terminal beside a running `up`."""
-    inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
     done = subprocess.run(
         [sys.executable, ROOT / "manage.py", *words],
-        env={**inherited, "TOLLHOUSE_DATA": str(root)},
+        env={**clean_environment(), "TOLLHOUSE_DATA": str(root)},
         capture_output=True,
         text=True,
         check=True,
@@ -357,7 +363,7 @@ def test_one_command_runs_the_product_and_a_second_start_keeps_its_data(
 
     second = subprocess.run(
         [sys.executable, ROOT / "manage.py", "up"],
-        env={**os.environ, "TOLLHOUSE_DATA": str(root), "PORT": str(free_port())},
+        env={**clean_environment(), "TOLLHOUSE_DATA": str(root), "PORT": str(free_port())},
         capture_output=True,
         text=True,
         check=False,
@@ -389,7 +395,7 @@ def test_a_busy_port_stops_up_before_it_starts_anything(root: Path) -> None:
         taken.listen()
         done = subprocess.run(
             [sys.executable, ROOT / "manage.py", "up"],
-            env={**os.environ, "TOLLHOUSE_DATA": str(root), "PORT": str(taken.getsockname()[1])},
+            env={**clean_environment(), "TOLLHOUSE_DATA": str(root), "PORT": str(taken.getsockname()[1])},
             capture_output=True,
             text=True,
             check=False,
