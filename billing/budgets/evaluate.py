@@ -5,9 +5,12 @@ to the window that contains the event's time.
 """
 
 from calendar import monthrange
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
+
+HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +36,50 @@ def window_of(unit: str, timezone: str, at: datetime, *, anchor_day: int = 1, we
         return Window(0.0, None, "total")
     zone = ZoneInfo(timezone)
     if unit == "hour":
-        # Elapsed hours on the local clock's grid: an offset of :30 shifts it, a clock change repeats one.
-        local = at.astimezone(zone)
-        start_s = (
-            at - timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
-        ).timestamp()
-        return Window(start_s, start_s + 3600, f"{int(start_s)}")
-    today = at.astimezone(zone).date()
-    first, last = _days(unit, today, anchor_day, week_start)
-    start, end = (datetime.combine(day, time(), zone).timestamp() for day in (first, last))
-    return Window(start, end, f"{int(start)}")
+        start, end = _hour(at, zone)
+    else:
+        first, last = _days(unit, at.astimezone(zone).date(), anchor_day, week_start)
+        start, end = _midnight(first, zone), _midnight(last, zone)
+        while end <= at:  # clocks set back across midnight show yesterday again after its window has ended
+            first, last = _days(unit, last, anchor_day, week_start)
+            start, end = end, _midnight(last, zone)
+    return Window(start.timestamp(), end.timestamp(), f"{int(start.timestamp())}")
+
+
+def _midnight(day: date, zone: ZoneInfo) -> datetime:
+    """The first moment of a local day: a midnight that clocks skip is the moment they change (fold 0)."""
+    return datetime.combine(day, time(), zone).astimezone(UTC)
+
+
+def _hour(at: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    """The elapsed hour on the local clock's grid: an offset of :30 shifts it, a clock change repeats one."""
+    at = at.astimezone(UTC)
+    local = at.astimezone(zone)
+    start = at - timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
+    end = start + HOUR
+    # Lord Howe Island moves its clocks by half an hour: there the change ends one hour and begins the next.
+    if _leaves_grid(start, at, zone):
+        start = _change_between(start, at, zone)
+    if _leaves_grid(at, end, zone):
+        end = _change_between(at, end, zone)
+    return start, end
+
+
+def _leaves_grid(before: datetime, after: datetime, zone: ZoneInfo) -> bool:
+    return bool((_offset(after, zone) - _offset(before, zone)) % HOUR)
+
+
+def _change_between(low: datetime, high: datetime, zone: ZoneInfo) -> datetime:
+    """When the zone's offset leaves that of `low`. Changes fall on whole minutes."""
+    minute = timedelta(minutes=1)
+    moment = low.replace(second=0, microsecond=0) + minute
+    while moment < high and _offset(moment, zone) == _offset(low, zone):
+        moment += minute
+    return min(moment, high)
+
+
+def _offset(moment: datetime, zone: ZoneInfo) -> timedelta:
+    return moment.astimezone(zone).utcoffset() or timedelta()
 
 
 def _days(unit: str, today: date, anchor_day: int, week_start: int) -> tuple[date, date]:
@@ -82,6 +119,7 @@ def allows(*, limit: int, spent: int, held: int, estimate: int, mode: str) -> bo
     return mode != "hard" or spent + held + estimate <= limit
 
 
-def crossed(*, limit: int, before: int, after: int, thresholds: tuple[int, ...]) -> tuple[int, ...]:
-    """R19b: the thresholds (percent) that this step reached, ascending."""
-    return tuple(t for t in sorted(thresholds) if before * 100 < limit * t <= after * 100)
+def due(*, limit: int, spent: int, thresholds: Iterable[int], fired: Collection[int]) -> tuple[int, ...]:
+    """R19b: the thresholds (percent of the limit) that `spent` has reached, less those that fired in this
+    window already; ascending."""
+    return tuple(t for t in sorted(set(thresholds) - set(fired)) if spent * 100 >= limit * t)
