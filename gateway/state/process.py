@@ -36,6 +36,7 @@ HEARTBEAT_S: Final = 0.25
 POLL_S: Final = 1.0
 WORKER_TTL_MS: Final = 10_000
 SEED_WAIT_S: Final = 3.0
+STOP_WAIT_S: Final = 5.0
 WORKER_KEY: Final = "th:worker:{}"
 METRICS: Final = "th:metrics"
 EPOCH_AT: Final = "th:epoch_at"
@@ -64,6 +65,7 @@ class Process:
         self.request_timeout_s: float = settings.TOLLHOUSE_REQUEST_TIMEOUT_S
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
         self._background: set[asyncio.Future[Any]] = set()
+        self._settling: set[asyncio.Future[Any]] = set()
         self._seeding: dict[str, asyncio.Task[None]] = {}
         self._asserting: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
@@ -84,12 +86,13 @@ class Process:
     async def stop(self) -> None:
         """Send what is unsettled, then let go. What cannot be sent stays in the journal."""
         self.is_draining = True
+        if self._settling:
+            await asyncio.wait(self._settling, timeout=STOP_WAIT_S)
         await self._resend()
-        await asyncio.sleep(0)
         for task in tuple(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        self.journal.finish(everything_settled=not self.unsettled and not self.live)
+        self.journal.finish(everything_settled=not (self.unsettled or self._settling or self.live))
         try:
             await self.pipe.call("DEL", WORKER_KEY.format(self.worker))
         except RedisUnavailable:
@@ -105,19 +108,16 @@ class Process:
 
     def settle(self, request_id: str, settlement: Settlement) -> None:
         """Close a call in Redis without waiting; what fails is sent again until it is answered."""
-        self.unsettled[request_id] = settlement
         self.live.pop(request_id, None)
+        sent = self.limits.send(settlement)
+        self._settling.add(sent)
 
         def answered(reply: asyncio.Future[Any]) -> None:
-            if reply.cancelled():
-                return
-            error = reply.exception()
-            if error is None:
-                self.unsettled.pop(request_id, None)
-            elif not isinstance(error, RedisUnavailable):
-                logger.error("settlement of %s refused: %s", request_id, error)
+            self._settling.discard(reply)
+            if reply.cancelled() or reply.exception() is not None:
+                self.unsettled[request_id] = settlement
 
-        self.limits.send(settlement).add_done_callback(answered)
+        sent.add_done_callback(answered)
 
     async def catch_up(self) -> None:
         """Load configuration that is newer than ours, at most four times a second; callers share one load."""

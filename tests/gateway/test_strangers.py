@@ -1,0 +1,85 @@
+"""Every route of the control plane, walked as a stranger: another tenant's object is never there."""
+
+import uuid
+
+import pytest
+from django.test import Client
+from django.urls import URLPattern, get_resolver
+
+from billing.models import Budget
+from tenants import keys
+from tenants.models import Membership, Tenant, User
+from tenants.principal import SYSTEM
+
+PUBLIC = {"schema", "docs"}
+REFUSED = {401, 403, 404, 405}
+
+
+def routes(patterns, prefix=""):
+    for each in patterns:
+        path = prefix + str(each.pattern)
+        if isinstance(each, URLPattern):
+            yield path, each
+        else:
+            yield from routes(each.url_patterns, path)
+
+
+API = sorted(
+    {
+        path
+        for path, each in routes(get_resolver().url_patterns)
+        if path.startswith("api/v1/") and each.name not in PUBLIC
+    }
+)
+
+
+@pytest.fixture
+def world(db):
+    mine = Tenant.objects.create(slug="mine", name="Mine")
+    theirs = Tenant.objects.create(slug="theirs", name="Theirs-secret-name")
+    key = keys.issue(tenant=theirs, name="Theirs-secret-key", scopes=("*",), actor=SYSTEM).key
+    user = User.objects.create_user("theirs-secret@example.com")
+    member = Membership.objects.create(tenant=theirs, user=user, role="owner")
+    budget = Budget.objects.create(tenant=theirs, name="Theirs-secret-budget", limit=1)
+    stranger = keys.issue(tenant=mine, name="stranger", scopes=("*",), actor=SYSTEM).text
+    return {"stranger": stranger, "ids": [str(key.id), str(member.id), str(budget.id), str(uuid.UUID(int=1))]}
+
+
+def urls_of(path, ids):
+    """The route with every object id it may take, always in the other tenant."""
+    for one in ids:
+        url = "/" + path.replace("^", "").replace("$", "").replace("<slug:tenant>", "theirs").replace(
+            "<slug:slug>", "theirs"
+        )
+        while "<" in url:
+            before, _, rest = url.partition("<")
+            name, _, after = rest.partition(">")
+            url = before + ("theirs" if "slug" in name or "tenant" in name else one) + after
+        yield url
+
+
+@pytest.mark.parametrize("path", [path for path in API if "<" in path and "(" not in path])
+@pytest.mark.parametrize("method", ["get", "post", "patch", "put", "delete"])
+def test_a_stranger_never_reaches_an_object(world, path, method):
+    client = Client(headers={"authorization": f"Bearer {world['stranger']}"})
+    for url in urls_of(path, world["ids"]):
+        answer = client.generic(method.upper(), url, b"{}", content_type="application/json")
+        assert answer.status_code in REFUSED, (method, url, answer.status_code, answer.content[:300])
+        assert b"secret" not in answer.content
+
+
+@pytest.mark.parametrize("path", [path for path in API if "<" not in path and "(" not in path])
+def test_a_stranger_finds_nothing_in_a_list(world, path):
+    client = Client(headers={"authorization": f"Bearer {world['stranger']}"})
+    answer = client.get(f"/{path}")
+    assert answer.status_code < 500
+    assert b"heirs-secret" not in answer.content
+    assert b"theirs" not in answer.content
+
+
+@pytest.mark.parametrize("path", API)
+def test_without_a_key_nothing_is_answered(db, path):
+    if "(" in path:
+        pytest.skip("the last 404")
+    for url in urls_of(path, [str(uuid.UUID(int=1))]):
+        assert Client().get(url).status_code in REFUSED
