@@ -80,7 +80,7 @@ def write(rows: int, batch: int, seed: int, ready, go, done) -> None:
 
     from billing.usage.ingest import ingest
 
-    records = list(make(rows, seed))
+    records = sorted(make(rows, seed), key=lambda record: record.occurred_at)  # as a stream brings them
     connection.ensure_connection()
     ready.release()
     go.wait()
