@@ -23,6 +23,7 @@ import struct
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import orjson
 import uvloop
@@ -194,8 +195,7 @@ class Upstream(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's has the methods, not the base class
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
