@@ -16,6 +16,11 @@ app.conf.beat_schedule = {
         "schedule": 10.0,
         "options": {"expires": 10},
     },
+    "prune-idempotency": {
+        "task": "tenants.tasks.prune_idempotency",
+        "schedule": 3600.0,
+        "options": {"expires": 600},
+    },
     "prepare-partitions": {
         "task": "gateway.tasks.prepare_partitions",
         "schedule": 3600.0,

@@ -22,6 +22,7 @@ from gateway.pipeline.execute import StreamAnswer
 from gateway.pipeline.relay import relay
 from gateway.pipeline.run import identify, run
 from gateway.state.process import Process
+from routing.providers.chunks import dated
 from routing.types import Operation
 from tenants.errors import ApiError
 from tenants.ids import uuid7
@@ -105,11 +106,9 @@ async def answer(request: Request, process: Process) -> Response:
         if isinstance(served, StreamAnswer):
             headers += STREAM_HEADERS
             return Response(200, headers, stream=relay(call, served, process))
-        headers += (
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(served.reply.body)),
-        )
-        return Response(200, headers, served.reply.body)
+        body = dated(served.reply.body, created=int(call.occurred_at))
+        headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
+        return Response(200, headers, body)
     except ApiError as error:
         return refuse(error, id_text, answer_headers(call, process) if call and call.attempts else None)
     except Exception:
