@@ -21,6 +21,8 @@ import uvloop
 
 from benchmarks.upstream import behaviour_of
 
+TIMEOUT_S = 240.0
+
 
 @dataclass(slots=True)
 class Tally:
@@ -191,7 +193,10 @@ def request_bytes(*, url: str, key: str, model: str, stream: bool) -> bytes:
 async def run(
     *, url: str, key: str, model: str, connections: int, requests: int, stream: bool
 ) -> dict[str, object]:
-    """Send `requests` calls over `connections`. Raises ConnectionError when a connection breaks."""
+    """Send `requests` calls over `connections`.
+
+    Raises ConnectionError when a connection breaks, TimeoutError when it takes longer than TIMEOUT_S.
+    """
     parts = urlsplit(url)
     if parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "localhost") or not parts.port:
         msg = f"only http://127.0.0.1:PORT, not {url}"
@@ -202,9 +207,12 @@ async def run(
     kind = StreamCaller if stream else Caller
     finished = [loop.create_future() for _ in range(min(connections, requests))]
     start_ns = time.monotonic_ns()
-    for each in finished:
-        await loop.create_connection(lambda each=each: kind(request, tally, each), "127.0.0.1", parts.port)
-    await asyncio.gather(*finished)
+    async with asyncio.timeout(TIMEOUT_S):
+        for each in finished:
+            await loop.create_connection(
+                lambda each=each: kind(request, tally, each), "127.0.0.1", parts.port
+            )
+        await asyncio.gather(*finished)
     elapsed_s = (time.monotonic_ns() - start_ns) / 1e9
     return {
         "requests": tally.answered,
