@@ -40,10 +40,10 @@ imports: ground
 	$(RUN) lint-imports
 
 types: ground ## mypy, strict
-	$(CHECK_ENV) $(RUN) mypy .
+	@$(CHECK_ENV) $(RUN) mypy .
 
 migrations: ground
-	$(CHECK_ENV) $(RUN) python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+	@$(CHECK_ENV) $(RUN) python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 
 templates: ground
 	$(RUN) djlint --lint --quiet templates

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -150,15 +151,24 @@ class Watch:
             part.child.kill_session()  # a killed leader leaves workers that would hold the port
             if now_s - part.started_at_s > _STABLE_AFTER_S:
                 part.pause_s = _RESTART_PAUSE_S
-            what = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with {status}"
-            self.console.line("up", f"{part.child.name} {what}; starting it again in {part.pause_s:g} s")
-            part.restart_at_s = now_s + part.pause_s
-            part.pause_s = min(part.pause_s * 2, _RESTART_PAUSE_MAX_S)
+            self._schedule(
+                part,
+                f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with {status}",
+            )
+
+    def _schedule(self, part: Part, what: str) -> None:
+        self.console.line("up", f"{part.child.name} {what}; starting it again in {part.pause_s:g} s")
+        part.restart_at_s = time.monotonic() + part.pause_s
+        part.pause_s = min(part.pause_s * 2, _RESTART_PAUSE_MAX_S)
 
     def _restart(self, part: Part) -> None:
-        part.restart_at_s = None
         part.started_at_s = time.monotonic()
-        part.child.start()
+        try:
+            part.child.start()
+        except (OSError, subprocess.SubprocessError) as error:  # e.g. no memory for a fork: it may pass
+            self._schedule(part, f"could not be started ({error})")
+            return
+        part.restart_at_s = None
         self.console.line("up", f"{part.child.name} started again (process {part.child.pid})")
 
 

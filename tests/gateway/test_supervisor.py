@@ -226,6 +226,26 @@ def test_the_pauses_grow_while_a_part_keeps_failing(monkeypatch: pytest.MonkeyPa
     assert pauses == ["1", "2", "4", "8", "16", "30", "30"]
 
 
+def test_a_part_that_cannot_be_started_for_the_moment_is_tried_again(tmp_path: Path) -> None:
+    program = tmp_path / "part"
+    program.write_text("#!/bin/sh\nexec sleep 1000000\n")
+    program.chmod(0o700)
+    stream = io.StringIO()
+    watch = Watch(console=Console(stream))
+    child = Child(name="web", argv=[program], stop_timeout_s=20)
+    watch.start(child)
+    try:
+        program.rename(tmp_path / "away")
+        assert child.pid
+        os.kill(child.pid, signal.SIGKILL)
+        wait_for(lambda: watch.check() or "web could not be started ([Errno 2]" in stream.getvalue())
+        (tmp_path / "away").rename(program)
+        wait_for(lambda: watch.check() or "web started again" in stream.getvalue())
+        assert child.poll() is None
+    finally:
+        child.stop()
+
+
 def wait_for_exit(child: Child) -> None:
     while child.poll() is None:
         threading.Event().wait(0.02)
