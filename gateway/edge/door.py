@@ -210,11 +210,7 @@ async def read(scope: Scope, receive: Receive, limit: int) -> Request:
     headers: dict[str, str] = {}
     for name, value in scope["headers"]:
         headers[name.decode("latin-1")] = value.decode("latin-1")
-    if headers.get("content-encoding", "identity") != "identity":
-        raise ApiError("unsupported_media_type", "Compressed bodies are not accepted.")
-    declared = headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise ApiError("payload_too_large", f"The body exceeds {limit} bytes.")
+    check_head(headers, limit)
     message = await receive()
     body = message.get("body", b"")
     if message.get("more_body"):
@@ -230,6 +226,15 @@ async def read(scope: Scope, receive: Receive, limit: int) -> Request:
         body = b"".join(parts)
     client = scope.get("client")
     return Request(scope["method"], scope["path"], headers, body, client[0] if client else "")
+
+
+def check_head(headers: dict[str, str], limit: int) -> None:
+    """What can be refused before the body is read. Raises ApiError."""
+    if headers.get("content-encoding", "identity") != "identity":
+        raise ApiError("unsupported_media_type", "Compressed bodies are not accepted.")
+    declared = headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise ApiError("payload_too_large", f"The body exceeds {limit} bytes.")
 
 
 async def write(response: Response, send: Send, departure: "Departure") -> None:

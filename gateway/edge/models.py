@@ -14,24 +14,32 @@ def answer(path: str, caller: Caller, snapshot: Snapshot) -> dict[str, Any]:
     """The list, or one model. Raises ApiError model_not_found also for a model this key may not use."""
     if path.startswith(PREFIX):
         name = path[len(PREFIX) :]
+        if name in (known := _aliases(caller, snapshot)):
+            return known[name]
         model = snapshot.routing.models.get(name)
         if model is None or not _is_usable(model, caller):
             raise ApiError("model_not_found", f"The model {name} does not exist or is not available to you.")
         return _shown(model)
     usable = [_shown(model) for model in snapshot.routing.models.values() if _is_usable(model, caller)]
-    aliases = [
-        {
-            "id": f"policy:{slug}",
+    return {"object": "list", "data": [*usable, *_aliases(caller, snapshot).values()]}
+
+
+def _aliases(caller: Caller, snapshot: Snapshot) -> dict[str, dict[str, Any]]:
+    """The policies this tenant may name as a model, its own and everybody's, by name."""
+    names = [
+        f"policy:{slug}" for owner, slug in snapshot.routing.policies if owner in (None, caller.tenant.id)
+    ]
+    return {
+        name: {
+            "id": name,
             "object": "model",
             "created": 0,
             "owned_by": "tollhouse",
             "type": "base",
             "capabilities": {},
         }
-        for tenant_id, slug in snapshot.routing.policies
-        if tenant_id in (None, caller.tenant.id)
-    ]
-    return {"object": "list", "data": usable + aliases}
+        for name in names
+    }
 
 
 def _is_usable(model: ModelEntry, caller: Caller) -> bool:

@@ -120,10 +120,12 @@ def _is_object(value: Any) -> bool:
     return type(value) is dict
 
 
+def _is_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
 def _is_stop(value: Any) -> bool:
-    if isinstance(value, str):
-        return True
-    return isinstance(value, list) and len(value) <= 4 and all(isinstance(item, str) for item in value)
+    return isinstance(value, str) or (_is_strings(value) and len(value) <= 4)
 
 
 def _is_prompt(value: Any) -> bool:
@@ -176,6 +178,8 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "metadata": (_is_metadata, "metadata must be an object of at most 16 strings."),
     "user": (lambda value: isinstance(value, str), "user must be a string."),
+    "service_tier": (lambda value: isinstance(value, str), "service_tier must be a string."),
+    "modalities": (_is_strings, "modalities must be an array of strings."),
     "dimensions": (_is_count(1, 100_000), "dimensions must be a positive integer."),
     "encoding_format": (
         lambda value: value in ("float", "base64"),

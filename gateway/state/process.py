@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import redis.asyncio as redis_async
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 
 from gateway.state import budgets, snapshot
 from gateway.state.clients import HttpClient
@@ -99,6 +99,7 @@ class Process:
             logger.warning("left without saying goodbye: redis is away")
         await self.pipe.aclose()
         await self.http.aclose()
+        await self.in_database(connections.close_all)  # in its own thread, while there is one
         self._database.shutdown()
 
     # ------------------------------------------------------------------ what calls need
