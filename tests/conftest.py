@@ -35,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["REDIS_URL"] = _with_redis_database(os.environ["REDIS_URL"], number)
     os.environ["DJANGO_SETTINGS_MODULE"] = "gateway.settings"
     _load_settings()
+    # An xdist worker inherits this environment. Were the module named there, pytest-django would load the
+    # settings before this function has given the worker its own Redis database, and all would share one.
+    del os.environ["DJANGO_SETTINGS_MODULE"]
 
 
 def _load_settings() -> None:
@@ -87,5 +90,5 @@ def _with_redis_database(url: str, number: int) -> str:
     """The same server, another database: by ?db= for sockets, by path for TCP."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
-        return urlunsplit(parts._replace(query=f"db={number}"))
+        return f"unix://{parts.path}?db={number}"
     return urlunsplit(parts._replace(path=f"/{number}"))

@@ -68,7 +68,8 @@ class Process:
         self._settling: set[asyncio.Future[Any]] = set()
         self._seeding: dict[str, asyncio.Task[None]] = {}
         self._asserting: asyncio.Task[None] | None = None
-        self._refreshing: asyncio.Task[None] | None = None
+        self._next_refresh: asyncio.Task[None] | None = None
+        self._refreshing = asyncio.Lock()
         self._refreshed_s = 0.0
         self._ledger_passed: float | None = None
 
@@ -121,11 +122,10 @@ class Process:
         sent.add_done_callback(answered)
 
     async def catch_up(self) -> None:
-        """Load configuration that is newer than ours, at most four times a second; callers share one load."""
-        if self._refreshing is None and time.monotonic() - self._refreshed_s > HEARTBEAT_S:
-            self._refreshing = asyncio.ensure_future(self._refresh())
-        if self._refreshing is not None:
-            await asyncio.shield(self._refreshing)
+        """Configuration at least as new as this call. Callers share loads, at most four a second."""
+        if self._next_refresh is None:
+            self._next_refresh = asyncio.ensure_future(self._refresh())
+        await asyncio.shield(self._next_refresh)
 
     async def reassert(self) -> None:
         """Redis may have lost its memory: tell it again what we hold open and what the ledger may lack."""
@@ -169,11 +169,13 @@ class Process:
             logger.error("background work failed: %s", error, exc_info=error)
 
     async def _refresh(self) -> None:
-        try:
-            self.snapshot = await self.in_database(snapshot.refresh, self.snapshot)
-        finally:
-            self._refreshed_s = time.monotonic()
-            self._refreshing = None
+        await asyncio.sleep(self._refreshed_s + HEARTBEAT_S - time.monotonic())
+        self._next_refresh = None  # whoever comes from here on needs the load after this one
+        async with self._refreshing:
+            try:
+                self.snapshot = await self.in_database(snapshot.refresh, self.snapshot)
+            finally:
+                self._refreshed_s = time.monotonic()
 
     async def _reassert(self) -> None:
         try:
@@ -267,8 +269,6 @@ class Process:
                         await channel.subscribe(versions.CHANNEL)
                         async for message in channel.listen():
                             if message["type"] == "message":
-                                # A refresh under way may have begun before the change; several may follow at once.
-                                await asyncio.sleep(2 * HEARTBEAT_S)
                                 await self.catch_up()
                 except redis_async.RedisError as error:
                     logger.info("announcements interrupted: %s", error)
