@@ -47,7 +47,6 @@ async def admit(call: Call, caller: Caller, ranked: Iterable[Ranked], process: P
     ):
         call.output_cap = max(output_ceiling(call, target) for target in targets)
     record = open_record(call, caller, targets[0], claim, process.worker)
-    process.journal.opened(call.id_text, record)
     for _ in range(3):
         try:
             call.admission = await process.limits.admit(call.id_text, record, claim)
@@ -60,6 +59,8 @@ async def admit(call: Call, caller: Caller, ranked: Iterable[Ranked], process: P
                 "budget_unavailable", "Limits and budgets cannot be checked right now.", retry_after_s=1
             ) from error
         else:
+            # Only now: a refused call in the journal would be booked, and release what it never held, if we died.
+            process.journal.opened(call.id_text, record)
             process.live[call.id_text] = (record, call.admission)
             return
     raise ApiError(

@@ -23,6 +23,10 @@ from gateway.state.process import WORKER_KEY
 
 logger = logging.getLogger(__name__)
 
+REAPED: Final = "th:reaped:{}"
+"""Says that a call was closed by a reaper: the journal of its worker, found later, must not close it again."""
+REAPED_S: Final = 7 * 24 * 3600
+
 GRACE_S: Final = 12.0
 """A worker is dead when its sign of life (10 s) has expired; a young call is left alone until it must have."""
 
@@ -41,14 +45,18 @@ def replay_journals(client: redis.Redis, folder: Path) -> int:
     closed = 0
     for path, fd in abandoned(folder):
         try:
-            entries = list(read(path))
-            ended = {entry.request_id for entry in entries if entry.kind == "e"}
-            for entry in entries:
-                if entry.kind == "e":
-                    _settle(client, entry.request_id, entry.record, client.hget(OPEN, entry.request_id))
+            opened: dict[str, bytes] = {}  # the last attempt's record
+            ended: dict[str, bytes] = {}
+            for entry in read(path):
+                (opened if entry.kind == "s" else ended)[entry.request_id] = entry.record
+            for request_id in {**opened, **ended}:
+                if client.exists(REAPED.format(request_id)):
+                    continue
+                if request_id in ended:
+                    _settle(client, request_id, ended[request_id], client.hget(OPEN, request_id))
                     closed += 1
-                elif entry.request_id not in ended:
-                    client.hsetnx(OPEN, entry.request_id, entry.record)
+                else:
+                    client.hsetnx(OPEN, request_id, opened[request_id])
             path.unlink(missing_ok=True)
         finally:
             os.close(fd)
@@ -68,6 +76,7 @@ def close_open(client: redis.Redis) -> int:
         if living[worker] or age_s < GRACE_S:
             continue
         logger.warning("call %s was left open by %s: booked as unknown", request_id.decode(), worker)
+        client.set(REAPED.format(request_id.decode()), 1, ex=REAPED_S)
         _settle(client, request_id.decode(), encode_unknown(request_id.decode(), opened), record)
         closed += 1
     return closed

@@ -48,9 +48,8 @@ def db(django_db_setup, django_db_blocker):
         yield
 
 
-@pytest.fixture(scope="module")
-def demo(db) -> Iterator[dict[str, Any]]:
-    """The demo's rows on an empty Redis; emptied afterwards, but for the seeded plan."""
+def rows(db) -> Iterator[dict[str, Any]]:
+    """The demo's rows on an empty Redis; emptied afterwards, but for the seeded plan. A fixture of any scope."""
     import redis
     from django.conf import settings
     from django.db import connection
@@ -68,6 +67,9 @@ def demo(db) -> Iterator[dict[str, Any]]:
     finally:
         empty(kept)
         connection.close()
+
+
+demo = pytest.fixture(scope="module")(rows)
 
 
 @pytest.fixture(scope="module")
