@@ -41,24 +41,30 @@ def close_abandoned() -> int:
 
 
 def replay_journals(client: redis.Redis, folder: Path) -> int:
-    """Settle what dead workers had closed; put in Redis again what they had open and Redis has forgotten."""
+    """Settle what dead workers had closed; put in Redis again what they had open and Redis has forgotten.
+
+    All files together, since a call may end in a later one than it began in.
+    """
     closed = 0
-    for path, fd in abandoned(folder):
-        try:
-            opened: dict[str, bytes] = {}  # the last attempt's record
-            ended: dict[str, bytes] = {}
+    files = list(abandoned(folder))
+    try:
+        opened: dict[str, bytes] = {}  # the last attempt's record
+        ended: dict[str, bytes] = {}
+        for path, _ in files:
             for entry in read(path):
                 (opened if entry.kind == "s" else ended)[entry.request_id] = entry.record
-            for request_id in {**opened, **ended}:
-                if client.exists(REAPED.format(request_id)):
-                    continue
-                if request_id in ended:
-                    _settle(client, request_id, ended[request_id], client.hget(OPEN, request_id))
-                    closed += 1
-                else:
-                    client.hsetnx(OPEN, request_id, opened[request_id])
+        for request_id in {**opened, **ended}:
+            if client.exists(REAPED.format(request_id)):
+                continue
+            if request_id in ended:
+                _settle(client, request_id, ended[request_id], client.hget(OPEN, request_id))
+                closed += 1
+            else:
+                client.hsetnx(OPEN, request_id, opened[request_id])
+        for path, _ in files:
             path.unlink(missing_ok=True)
-        finally:
+    finally:
+        for _, fd in files:
             os.close(fd)
     return closed
 

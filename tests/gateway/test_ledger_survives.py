@@ -229,3 +229,23 @@ def test_a_call_closed_by_another_hosts_reaper_is_not_closed_again(
     assert set(statuses) == opened
     nothing_is_held(store, key)
     assert verify().ok
+
+
+def test_a_call_whose_end_lies_in_a_later_segment_is_closed_once(key, data, store):
+    with running(data) as gateway:
+        warm_up(gateway, key.text)
+        asyncio.run(drive(gateway, key.text, map(various, range(40)), kill_after=10))
+    opened, closed = journaled(data)
+    (path,) = (data / "journal").glob("*.log")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(line for line in lines if line.startswith(b"s")))
+    later = path.with_name(path.name.replace("-000001", "-000002"))
+    later.write_bytes(b"".join(line for line in lines if line.startswith(b"e")))
+    expire_signs_of_life(store)
+    reaper.close_abandoned()
+    drain()
+    statuses = final_statuses()
+    assert set(statuses) == opened
+    assert {request_id for request_id, status in statuses.items() if status == "unknown"} == opened - closed
+    nothing_is_held(store, key)
+    assert verify().ok
