@@ -7,8 +7,15 @@ import pytest
 
 
 @pytest.fixture
-def demo(django_db_setup, django_db_blocker):
-    """The demo as `make up` seeds it, in rows that other processes see; emptied afterwards.
+def db(django_db_setup, django_db_blocker):
+    """In place of pytest-django's: rows that other processes see. (By its name the database gets made at all.)"""
+    with django_db_blocker.unblock():
+        yield
+
+
+@pytest.fixture
+def demo(db):
+    """The demo as `make up` seeds it, on an empty Redis; emptied afterwards.
 
     Not pytest-django's transactional_db: its flush truncates, which append-only tables refuse.
     """
@@ -16,21 +23,17 @@ def demo(django_db_setup, django_db_blocker):
     from django.conf import settings
     from django.db import connection
 
+    from billing.models import Plan
     from gateway.management.commands.seed_demo import seed
     from tests.e2e.test_console_browser import empty
 
-    with django_db_blocker.unblock():
-        from billing.models import Plan
-
-        # pytest-django makes no database unless some collected test is marked django_db.
-        assert connection.settings_dict["NAME"].startswith("test_")
-        kept = list(Plan.objects.values_list("id", flat=True))
-        client = redis.Redis.from_url(settings.REDIS_URL)
+    assert connection.settings_dict["NAME"].startswith("test_")
+    kept = list(Plan.objects.values_list("id", flat=True))
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
         client.flushdb()
-        client.close()
-        yield seed()
-        empty(kept)
-        connection.close()
+    yield seed()
+    empty(kept)
+    connection.close()
 
 
 @pytest.fixture
