@@ -27,3 +27,8 @@ def test_an_id_tells_its_moment_to_the_millisecond(unix_ms):
 
 def test_ids_of_one_millisecond_differ():
     assert len({uuid7(1) for _ in range(1000)}) == 1000
+
+
+def test_ids_made_one_after_the_other_sort_in_that_order():
+    made = [uuid7() for _ in range(1000)]
+    assert made == sorted(made)
