@@ -150,6 +150,7 @@ def make_call(
         body=body,
         is_stream=is_stream,
         include_usage=options.get("include_usage") is True,
+        output_limit=openai.output_limit(body),
         input_bytes=openai.input_bound(body, request.body),
         capabilities=openai.needed_capabilities(body, request.body),
         service_tier=_service_tier(body),

@@ -1,12 +1,13 @@
 """Step three: may this call spend what it may cost at worst? One trip to Redis for all limits at once."""
 
+import asyncio
 from collections.abc import Iterable
 
 import orjson
 
 from billing.snapshot import BudgetEntry
-from gateway.edge.openai import output_limit
 from gateway.pipeline.call import Call, Caller
+from gateway.pipeline.record import attempt_row
 from gateway.state.limits import (
     OPEN,
     PICO_PER_MICRO,
@@ -16,6 +17,7 @@ from gateway.state.limits import (
     EpochChanged,
     budget_key,
     limits_of,
+    measure_for,
 )
 from gateway.state.process import Process
 from gateway.state.redis import RedisUnavailable
@@ -42,10 +44,10 @@ async def admit(call: Call, caller: Caller, ranked: Iterable[Ranked], process: P
         tokens=_expected_tokens(call, targets[0], process) if windows else 0,
         lease_ms=int(call.timeout_s * 1000) + LEASE_GRACE_MS,
     )
-    if output_limit(call.body) is None and any(
+    if call.output_limit is None and any(
         budget.hold and budget.entry.measure != "requests" for budget in claim.budgets
     ):
-        call.output_cap = max(output_ceiling(call, target) for target in targets)
+        call.output_cap = max(output_per_choice(call, target) for target in targets)
     record = open_record(call, caller, targets[0], claim, process.worker)
     for _ in range(3):
         try:
@@ -54,7 +56,12 @@ async def admit(call: Call, caller: Caller, ranked: Iterable[Ranked], process: P
             await process.reassert()
         except BudgetUnseeded as missing:
             await process.seed_budget(missing.hold)
+        except asyncio.CancelledError:
+            process.settle(call.id_text, process.limits.void(call.id_text, claim))
+            raise
         except RedisUnavailable as error:
+            if error.maybe_executed:
+                process.settle(call.id_text, process.limits.void(call.id_text, claim))
             raise ApiError(
                 "budget_unavailable", "Limits and budgets cannot be checked right now.", retry_after_s=1
             ) from error
@@ -82,10 +89,15 @@ def output_ceiling(call: Call, target: Target) -> int:
     """The most output tokens the call can produce there, over all its choices."""
     if call.operation is Operation.EMBEDDINGS:
         return 0
-    limit = output_limit(call.body)
-    if limit is None:
-        limit = min(target.max_output_tokens or OUTPUT_TOKENS_WITHOUT_LIMIT, OUTPUT_TOKENS_WITHOUT_LIMIT)
-    return limit * max(call.body.get("n") or 1, call.body.get("best_of") or 1)
+    return output_per_choice(call, target) * max(call.body.get("n") or 1, call.body.get("best_of") or 1)
+
+
+def output_per_choice(call: Call, target: Target) -> int:
+    """The caller's limit, or the ceiling that we set where it gave none."""
+    limit = call.output_limit
+    if limit is not None:
+        return limit
+    return min(target.max_output_tokens or OUTPUT_TOKENS_WITHOUT_LIMIT, OUTPUT_TOKENS_WITHOUT_LIMIT)
 
 
 def open_record(call: Call, caller: Caller, target: Target, claim: Claim, worker: str) -> bytes:
@@ -112,8 +124,11 @@ def open_record(call: Call, caller: Caller, target: Target, claim: Claim, worker
             "region": target.region,
             "cost_currency": target.rates.currency,
             "worst_cost_pico": _worst_cost(call, target),
+            "earlier": [attempt_row(attempt, call) for attempt in call.attempts],
             "seats": [seat.key for seat in claim.seats],
-            "budgets": [(budget.key, budget.hold, budget.entry.measure) for budget in claim.budgets],
+            "budgets": [
+                (budget.key, budget.hold, measure_for(budget.entry, target.model)) for budget in claim.budgets
+            ],
         }
     )
 
@@ -122,7 +137,7 @@ def expected_output(call: Call) -> int:
     """How many output tokens the call will probably produce: for ranking and for rate limits, not for money."""
     if call.operation is Operation.EMBEDDINGS:
         return 0
-    return min(output_limit(call.body) or EXPECTED_OUTPUT_TOKENS, EXPECTED_OUTPUT_TOKENS)
+    return min(call.output_limit or EXPECTED_OUTPUT_TOKENS, EXPECTED_OUTPUT_TOKENS)
 
 
 def _expected_tokens(call: Call, target: Target, process: Process) -> int:
@@ -133,8 +148,11 @@ def _expected_tokens(call: Call, target: Target, process: Process) -> int:
 def _holds(call: Call, caller: Caller, targets: list[Target], process: Process) -> Iterable[BudgetHold]:
     budgets = process.snapshot.billing.budgets.get(caller.tenant.id, ())
     for entry in budgets:
-        if entry.matches(
-            api_key_id=caller.key.id, feature=call.feature, model=targets[0].model, end_user=call.end_user
+        if any(
+            entry.matches(
+                api_key_id=caller.key.id, feature=call.feature, model=target.model, end_user=call.end_user
+            )
+            for target in targets
         ):
             window = entry.window_at(call.occurred_at)
             hold = _hold(entry, call, caller, targets) if entry.mode == "hard" else 0

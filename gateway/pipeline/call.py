@@ -62,6 +62,7 @@ class Call:
     body: Json = field(repr=False)
     is_stream: bool
     include_usage: bool
+    output_limit: int | None  # the caller's ceiling for the output tokens of one choice
     input_bytes: int  # size of the text that the provider will count, an upper bound for input tokens
     capabilities: frozenset[str]
     service_tier: str

@@ -60,7 +60,11 @@ def record(call: Call, process: Process) -> None:
     meter(call, call.caller)
     payload = encode(call, call.caller)
     process.journal.closed(call.id_text, payload)
-    process.settle(call.id_text, process.limits.settle(call.id_text, payload, call.admission, spent_by(call)))
+    model = call.attempts[-1].target.model if call.attempts else ""
+    process.settle(
+        call.id_text,
+        process.limits.settle(call.id_text, payload, call.admission, spent_by(call), model=model),
+    )
     process.telemetry.counters[f"requests:{call.operation}:{call.status}"] += 1
 
 

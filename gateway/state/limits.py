@@ -18,6 +18,8 @@ from tenants.snapshot import KeyEntry
 SCRIPTS = Path(__file__).parent / "scripts"
 OPEN, LEASES, EPOCH, STREAM = "th:open", "th:leases", "th:epoch", "th:usage"
 PICO_PER_MICRO = 1_000_000
+NOTHING = "nothing"
+"""In place of a measure: the hold is given back and nothing is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,11 @@ def settlement(
     return Settlement(keys, args)
 
 
+def measure_for(entry: BudgetEntry, model: str) -> str:
+    """What a budget counts of a call; one for another model than the one that served it counts nothing."""
+    return NOTHING if entry.model and entry.model != model else entry.measure
+
+
 def _taken(measure: str, spent: Spent) -> tuple[int, int]:
     """(whole units, pico rest) that the call adds to a budget's counter."""
     match measure:
@@ -147,8 +154,10 @@ def _taken(measure: str, spent: Spent) -> tuple[int, int]:
             return divmod(spent.cost_pico, PICO_PER_MICRO)
         case "tokens":
             return spent.tokens, 0
-        case _:
+        case "requests":
             return 1, 0
+        case _:
+            return 0, 0
 
 
 class Limits:
@@ -185,8 +194,10 @@ class Limits:
         seam = 2 + len(claim.windows)
         return Admission(claim, reply[1], tuple(reply[2:seam]), tuple(reply[seam:]))
 
-    def settle(self, request_id: str, record: bytes, admission: Admission, spent: Spent) -> Settlement:
-        """What closes the call: `send` it, and again if no answer came."""
+    def settle(
+        self, request_id: str, record: bytes, admission: Admission, spent: Spent, *, model: str
+    ) -> Settlement:
+        """What closes the call that `model` served: `send` it, and again if no answer came."""
         claim = admission.claim
         return settlement(
             request_id,
@@ -197,8 +208,18 @@ class Limits:
                 if window.measure == "tokens"
             ],
             seats=[seat.key for seat in claim.seats],
-            budgets=[(budget.key, budget.hold, budget.entry.measure) for budget in claim.budgets],
+            budgets=[(budget.key, budget.hold, measure_for(budget.entry, model)) for budget in claim.budgets],
             spent=spent,
+        )
+
+    def void(self, request_id: str, claim: Claim) -> Settlement:
+        """What takes back an admission whose answer was lost: it may have happened, and nothing came of it."""
+        return settlement(
+            request_id,
+            b"",
+            seats=[seat.key for seat in claim.seats],
+            budgets=[(budget.key, budget.hold, NOTHING) for budget in claim.budgets],
+            spent=Spent(0, 0, 0),
         )
 
     def send(self, settlement: Settlement) -> asyncio.Future[Any]:

@@ -1,0 +1,201 @@
+"""The two scripts against a real Redis: all or nothing, exact, and each call closed once."""
+
+import asyncio
+import uuid
+
+import pytest
+import redis
+from django.conf import settings
+
+from billing.snapshot import BudgetEntry, Window
+from gateway.state.limits import (
+    EPOCH,
+    LEASES,
+    OPEN,
+    STREAM,
+    BudgetHold,
+    BudgetUnseeded,
+    Claim,
+    EpochChanged,
+    Limits,
+    SeatLimit,
+    Spent,
+    WindowLimit,
+)
+from gateway.state.redis import RedisPipe
+from tenants.errors import ApiError
+
+WINDOW = Window(0.0, None, "total")
+
+
+def entry(**changes):
+    fields = {
+        "id": uuid.UUID(int=1),
+        "tenant_id": uuid.UUID(int=2),
+        "name": "cap",
+        "api_key_id": None,
+        "feature": "",
+        "model": "",
+        "end_user": "",
+        "measure": "price",
+        "limit": 100,
+        "mode": "hard",
+        "window": "total",
+        "timezone": "UTC",
+        "anchor_day": 1,
+        "week_start": 0,
+    }
+    return BudgetEntry(**fields | changes)
+
+
+def claim(*, hold=40, budget=None, rpm=1000, seats=1000, tokens=10):
+    held = BudgetHold("th:budget:test", budget or entry(), WINDOW, hold)
+    return Claim(
+        (WindowLimit("th:rpm:test", rpm, "requests"), WindowLimit("th:tpm:test", 1000, "tokens")),
+        (SeatLimit("th:seats:test", seats),),
+        (held,),
+        tokens,
+        60_000,
+    )
+
+
+@pytest.fixture
+def store():
+    with redis.Redis.from_url(settings.REDIS_URL, decode_responses=True) as client:
+        client.flushdb()
+        client.set(EPOCH, "e1")
+        client.hset("th:budget:test", mapping={"spent": 0, "rest": 0, "held": 0})
+        yield client
+        client.flushdb()
+
+
+def played(play):
+    """Run `play(limits)` on a pipe of its own."""
+
+    async def main():
+        pipe = RedisPipe(settings.REDIS_URL)
+        await pipe.start()
+        limits = Limits(pipe)
+        limits.epoch = "e1"
+        try:
+            return await play(limits)
+        finally:
+            await pipe.aclose()
+
+    return asyncio.run(main())
+
+
+def counter(store):
+    return {name: int(value) for name, value in store.hgetall("th:budget:test").items()}
+
+
+def test_a_settled_call_leaves_its_price_to_the_last_pico(store):
+    async def play(limits):
+        for number, pico in enumerate((1_500_001, 2_499_999, 1)):
+            admission = await limits.admit(f"r{number}", b"{}", claim())
+            spent = Spent(tokens=25, price_pico=pico, cost_pico=0)
+            await limits.send(limits.settle(f"r{number}", b"x", admission, spent, model="m"))
+
+    played(play)
+    assert counter(store) == {"spent": 4, "rest": 1, "held": 0}
+    assert (store.hlen(OPEN), store.zcard(LEASES), store.zcard("th:seats:test"), store.xlen(STREAM)) == (
+        0,
+        0,
+        0,
+        3,
+    )
+    assert int(store.hget("th:tpm:test", "s")) == 75
+
+
+def test_what_does_not_fit_is_refused_and_takes_nothing(store):
+    async def play(limits):
+        await limits.admit("a", b"{}", claim(hold=70))
+        with pytest.raises(ApiError) as refused:
+            await limits.admit("b", b"{}", claim(hold=31))
+        return refused.value.code
+
+    assert played(play) == "budget_exceeded"
+    assert counter(store)["held"] == 70
+    assert (store.hkeys(OPEN), store.zcard("th:seats:test"), store.hget("th:rpm:test", "s")) == (
+        ["a"],
+        1,
+        "1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"), [({"rpm": 0}, "rate_limit_exceeded"), ({"seats": 0}, "concurrency_exceeded")]
+)
+def test_each_limit_names_itself(store, changes, code):
+    async def play(limits):
+        with pytest.raises(ApiError) as refused:
+            await limits.admit("a", b"{}", claim(**changes))
+        return refused.value.code, refused.value.retry_after_s > 0
+
+    assert played(play) == (code, True)
+    assert store.hlen(OPEN) == 0
+
+
+def test_no_concurrency_overspends(store):
+    async def play(limits):
+        answers = await asyncio.gather(
+            *(limits.admit(f"r{n}", b"{}", claim(hold=5)) for n in range(200)), return_exceptions=True
+        )
+        return sum(not isinstance(answer, Exception) for answer in answers)
+
+    assert played(play) == 20
+    assert counter(store)["held"] == 100
+
+
+def test_a_second_settlement_changes_no_counter(store):
+    async def play(limits):
+        admission = await limits.admit("a", b"{}", claim())
+        settlement = limits.settle("a", b"x", admission, Spent(10, 7_000_000, 0), model="m")
+        return [await limits.send(settlement), await limits.send(settlement)]
+
+    assert played(play) == [1, 0]
+    assert counter(store) == {"spent": 7, "rest": 0, "held": 0}
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_an_admission_whose_answer_was_lost_is_taken_back(store, arrived):
+    async def play(limits):
+        if arrived:
+            await limits.admit("a", b"{}", claim())
+        await limits.send(limits.void("a", claim()))
+
+    played(play)
+    assert counter(store) == {"spent": 0, "rest": 0, "held": 0}
+    assert (store.hlen(OPEN), store.zcard("th:seats:test"), store.xlen(STREAM)) == (0, 0, 0)
+
+
+def test_a_models_budget_counts_nothing_of_another_model(store):
+    async def play(limits):
+        admission = await limits.admit("a", b"{}", claim(budget=entry(model="dear")))
+        await limits.send(limits.settle("a", b"x", admission, Spent(10, 7_000_000, 0), model="cheap"))
+
+    played(play)
+    assert counter(store) == {"spent": 0, "rest": 0, "held": 0}
+
+
+def test_a_hard_budget_without_its_counter_admits_nothing(store):
+    async def play(limits):
+        store.delete("th:budget:test")
+        with pytest.raises(BudgetUnseeded):
+            await limits.admit("a", b"{}", claim())
+        store.hset("th:budget:test", mapping={"spent": 0, "rest": 0, "held": 0, "seeding": 1})
+        with pytest.raises(BudgetUnseeded):
+            await limits.admit("b", b"{}", claim())
+
+    played(play)
+    assert store.hlen(OPEN) == 0
+
+
+def test_a_redis_that_lost_its_memory_is_noticed(store):
+    async def play(limits):
+        store.set(EPOCH, "e2")
+        with pytest.raises(EpochChanged):
+            await limits.admit("a", b"{}", claim())
+
+    played(play)
+    assert store.hlen(OPEN) == 0
