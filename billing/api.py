@@ -24,7 +24,7 @@ from rest_framework.response import Response
 
 from billing.budgets.counters import spent
 from billing.models import Budget, Plan, PlanVersion, Subscription
-from billing.rating.prices import PICO
+from billing.rating.money import PICO, amount_text
 from billing.snapshot import entry_of
 from billing.subscriptions import change_plan, current_version, newest_version, publish, subscribe
 from billing.usage.reports import DIMENSIONS, GROUPS, MEASURES, Report, report
@@ -34,13 +34,6 @@ from tenants.models import ApiKey, Tenant
 from tenants.rest import Guarded, Resource, StrictSerializer, TenantField
 
 MONEY = ("cost", "price")
-
-
-def amount_text(pico: int) -> str:
-    """Pico-units as an exact plain decimal of currency units, without needless zeros."""
-    whole, rest = divmod(abs(pico), PICO)
-    digits = f"{rest:012d}".rstrip("0")
-    return f"{'-' if pico < 0 else ''}{whole}{'.' if digits else ''}{digits}"
 
 
 # ------------------------------------------------------------------ plans

@@ -1,6 +1,11 @@
 """One ASGI application with two doors: the data plane's own for /v1, Django's for everything else."""
 
 import os
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
 
@@ -33,9 +38,33 @@ async def lifespan(receive: Receive, send: Send) -> None:
     await receive()
     process = Process()
     await process.start()
+    notice_shutdown(process)
     state.set_current(process)
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await process.stop()
     state.set_current(None)
     await send({"type": "lifespan.shutdown.complete"})
+
+
+def notice_shutdown(process: Process) -> None:
+    """Tell the worker at once that it is to stop; the server's own handlers, which drain it, come after.
+
+    The lifespan protocol speaks only when the last call has ended. Only the main thread has signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        server = signal.getsignal(number)
+        if callable(server):
+            signal.signal(number, partial(_drain, process, server))
+
+
+def _drain(
+    process: Process,
+    server: Callable[[int, FrameType | None], object],
+    number: int,
+    frame: FrameType | None,
+) -> None:
+    process.is_draining = True
+    server(number, frame)

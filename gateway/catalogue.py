@@ -11,7 +11,8 @@ from decimal import Decimal
 
 from django.db.models import Q
 
-from billing.rating.prices import PICO, Pricing, compile_charges
+from billing.rating.money import PICO
+from billing.rating.prices import Pricing, compile_charges
 from billing.subscriptions import current_version
 from routing.catalog.offers import Offer, offers_of
 from routing.models import Endpoint, Model, RoutingPolicy

@@ -15,7 +15,7 @@ from django.db import transaction
 
 from billing import subscriptions
 from billing.models import Plan, Subscription
-from billing.rating.prices import PICO
+from billing.rating.money import PICO
 from billing.subscriptions import current_version
 from billing.usage import reports
 from gateway.catalogue import callable_name

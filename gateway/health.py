@@ -8,6 +8,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
+from gateway.logs.consumer import SUSPENSE
 from gateway.state.limits import OPEN, STREAM
 from gateway.state.process import METRICS
 
@@ -45,7 +46,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     client = _redis()
     try:
         counted: Any = client.hgetall(METRICS)
-        in_flight, backlog = client.hlen(OPEN), client.xlen(STREAM)
+        in_flight, backlog, suspense = client.hlen(OPEN), client.xlen(STREAM), client.xlen(SUSPENSE)
     finally:
         client.close()
     lines = ["# TYPE tollhouse_requests_total counter"]
@@ -60,6 +61,8 @@ def metrics(request: HttpRequest) -> HttpResponse:
         f"tollhouse_requests_in_flight {in_flight}",
         "# TYPE tollhouse_ledger_backlog gauge",
         f"tollhouse_ledger_backlog {backlog}",
+        "# TYPE tollhouse_ledger_suspense gauge",
+        f"tollhouse_ledger_suspense {suspense}",
         "",
     )
     return HttpResponse("\n".join(lines), content_type="text/plain; version=0.0.4; charset=utf-8")

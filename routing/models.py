@@ -7,7 +7,7 @@ from django.contrib.postgres.constraints import ExclusionConstraint
 from django.contrib.postgres.fields import ArrayField, DateTimeRangeField, RangeBoundary, RangeOperators
 from django.db import models
 
-from routing.types import Operation, ProviderKind
+from routing.types import DEFAULT_MAX_ATTEMPTS, Operation, ProviderKind
 from tenants.ids import uuid7
 from tenants.models import OwnedQuerySet, Stamped, Tenant
 
@@ -207,7 +207,7 @@ class RoutingPolicyVersion(models.Model):
     constraints = models.JSONField(
         default=dict, blank=True, help_text='{"regions": [], "max_price_per_million": ""} ...'
     )
-    max_attempts = models.PositiveSmallIntegerField(default=3)
+    max_attempts = models.PositiveSmallIntegerField(default=DEFAULT_MAX_ATTEMPTS)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.CharField(max_length=254, blank=True)
 

@@ -263,6 +263,9 @@ class Ranked:
     reason: str
 
 
+DEFAULT_MAX_ATTEMPTS = 3
+
+
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
     """Targets in the order to try them, and the reasons. `policy` is `slug@version` or ""."""
@@ -271,6 +274,7 @@ class RoutePlan:
     strategy: str
     targets: tuple[Ranked, ...]
     dropped: tuple[Dropped, ...]
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS  # tries in all, retries of the same target included
 
 
 type LatencyOf = Callable[[str], float | None]

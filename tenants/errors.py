@@ -87,3 +87,8 @@ class ApiError(Exception):
                 "request_id": request_id,
             }
         }
+
+
+def shutting_down() -> ApiError:
+    """What a worker says that has been told to stop."""
+    return ApiError("shutting_down", "This worker is shutting down.", retry_after_s=1)

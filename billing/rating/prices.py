@@ -11,9 +11,9 @@ from fractions import Fraction
 from math import lcm
 from typing import Any
 
+from billing.rating.money import PICO
 from tenants.errors import ApiError
 
-PICO = 10**12
 MAX_AMOUNT = Decimal(1_000_000)
 
 FALLBACKS: Mapping[str, tuple[str, ...]] = {

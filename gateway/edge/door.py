@@ -9,14 +9,14 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from gateway.edge import models, openai
-from gateway.edge.headers import answer_headers, feature_of, tags_of, timeout_of
+from gateway.edge.headers import answer_headers, end_user_of, feature_of, tags_of, timeout_of
 from gateway.pipeline.call import Call, Caller
 from gateway.pipeline.execute import StreamAnswer
 from gateway.pipeline.relay import relay
@@ -24,7 +24,7 @@ from gateway.pipeline.run import identify, run
 from gateway.state.process import Process
 from routing.providers.chunks import dated
 from routing.types import Operation
-from tenants.errors import ApiError
+from tenants.errors import ApiError, shutting_down
 from tenants.ids import uuid7
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Response:
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes = b""
-    stream: AsyncIterator[bytes] | None = field(default=None)
+    stream: AsyncGenerator[bytes] | None = None  # what comes after `body`; running, and to be closed
 
 
 async def door(scope: Scope, receive: Receive, send: Send, process: Process) -> None:
@@ -91,7 +91,7 @@ async def answer(request: Request, process: Process) -> Response:
     call: Call | None = None
     try:
         if process.is_draining:
-            raise ApiError("shutting_down", "This worker is shutting down.", retry_after_s=1)
+            raise shutting_down()
         if len(process.live) >= process.max_in_flight:
             raise ApiError("overloaded", "Too many calls at once.", retry_after_s=1)
         operation = PATHS.get(request.path)
@@ -105,7 +105,8 @@ async def answer(request: Request, process: Process) -> Response:
         headers = answer_headers(call, process)
         if isinstance(served, StreamAnswer):
             headers += STREAM_HEADERS
-            return Response(200, headers, stream=relay(call, served, process))
+            stream = relay(call, served, process)
+            return Response(200, headers, await anext(stream), stream)
         body = dated(served.reply.body, created=int(call.occurred_at))
         headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
         return Response(200, headers, body)
@@ -156,7 +157,7 @@ def make_call(
         service_tier=_service_tier(body),
         feature=feature_of(request.headers),
         tags=tags_of(request.headers),
-        end_user=request.headers.get("x-tollhouse-user") or body.get("user") or "",
+        end_user=end_user_of(request.headers, body),
         timeout_s=timeout_of(request.headers, process.request_timeout_s),
     )
 
@@ -239,12 +240,15 @@ def check_head(headers: dict[str, str], limit: int) -> None:
 
 
 async def write(response: Response, send: Send, departure: "Departure") -> None:
-    await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
+    start = {"type": "http.response.start", "status": response.status, "headers": response.headers}
     if response.stream is None:
+        await send(start)
         await send({"type": "http.response.body", "body": response.body})
         return
     departure.watch_now()
-    async with contextlib.aclosing(response.stream) as stream:  # type: ignore[type-var]
+    async with contextlib.aclosing(response.stream) as stream:
+        await send(start)
+        await send({"type": "http.response.body", "body": response.body, "more_body": True})
         async for piece in stream:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})

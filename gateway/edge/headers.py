@@ -2,16 +2,18 @@
 
 import re
 
+from billing.rating.money import amount_text
 from gateway.pipeline.call import Call
-from gateway.pipeline.relay import money
 from gateway.state.limits import PICO_PER_MICRO
 from gateway.state.process import Process
+from routing.types import Json
 from tenants.errors import ApiError
 from tenants.scopes import grants
 
 FEATURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 TAG = re.compile(r"([A-Za-z0-9._-]{1,40})=([^,=]{1,100})")
 MAX_TAGS = 10
+MAX_END_USER = 200
 
 
 def feature_of(headers: dict[str, str]) -> str:
@@ -23,6 +25,17 @@ def feature_of(headers: dict[str, str]) -> str:
             param="X-Tollhouse-Feature",
         )
     return feature
+
+
+def end_user_of(headers: dict[str, str], body: Json) -> str:
+    """The tenant's own end user, from our header or OpenAI's `user`: what the ledger can hold, or a refusal."""
+    param = "X-Tollhouse-User" if headers.get("x-tollhouse-user") else "user"
+    end_user = headers.get("x-tollhouse-user") or body.get("user") or ""
+    if len(end_user) > MAX_END_USER or not end_user.isprintable():
+        raise ApiError(
+            "invalid_request", f"A user is up to {MAX_END_USER} printable characters.", param=param
+        )
+    return end_user
 
 
 def tags_of(headers: dict[str, str]) -> dict[str, str]:
@@ -74,11 +87,11 @@ def answer_headers(call: Call, process: Process) -> list[tuple[bytes, bytes]]:
     if call.plan is not None and call.plan.policy:
         headers.append((b"x-tollhouse-policy", call.plan.policy.encode()))
     if call.is_recorded and call.price_pico is not None:
-        headers.append((b"x-tollhouse-price", str(money(call.price_pico)).encode()))
+        headers.append((b"x-tollhouse-price", amount_text(call.price_pico).encode()))
         if call.caller is not None and grants(call.caller.key.scopes, "cost:read"):
             cost = call.attempts[-1].cost_pico if call.attempts else 0
             if cost is not None:
-                headers.append((b"x-tollhouse-cost", str(money(cost)).encode()))
+                headers.append((b"x-tollhouse-cost", amount_text(cost).encode()))
     if call.admission is not None:
         headers += _limits(call)
     return headers
@@ -110,7 +123,7 @@ def _limits(call: Call) -> list[tuple[bytes, bytes]]:
             tightest = rest if tightest is None else min(tightest, rest)
     if tightest is not None:
         headers.append(
-            (b"x-tollhouse-budget-remaining", str(money(max(0, tightest) * PICO_PER_MICRO)).encode())
+            (b"x-tollhouse-budget-remaining", amount_text(max(0, tightest) * PICO_PER_MICRO).encode())
         )
     return headers
 

@@ -178,7 +178,10 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "metadata": (_is_metadata, "metadata must be an object of at most 16 strings."),
     "user": (lambda value: isinstance(value, str), "user must be a string."),
-    "service_tier": (lambda value: isinstance(value, str), "service_tier must be a string."),
+    "service_tier": (
+        lambda value: isinstance(value, str) and len(value) <= 32 and value.isprintable(),
+        "service_tier must be a string of at most 32 printable characters.",
+    ),
     "modalities": (_is_strings, "modalities must be an array of strings."),
     "dimensions": (_is_count(1, 100_000), "dimensions must be a positive integer."),
     "encoding_format": (

@@ -5,8 +5,9 @@ Under ASGI the same paths are answered by `edge.door` before Django is reached; 
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -137,7 +138,7 @@ def to_edge(request: HttpRequest, limit: int) -> Request:
 def to_django(response: Response) -> HttpResponse | StreamingHttpResponse:
     made: HttpResponse | StreamingHttpResponse
     if response.stream is not None:
-        made = StreamingHttpResponse(_pieces(response.stream), status=response.status)
+        made = StreamingHttpResponse(_pieces(response.body, response.stream), status=response.status)
     else:
         made = HttpResponse(response.body, status=response.status)
     for name, value in response.headers:
@@ -145,9 +146,11 @@ def to_django(response: Response) -> HttpResponse | StreamingHttpResponse:
     return made
 
 
-async def _pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    async for piece in stream:
-        yield piece
+async def _pieces(first: bytes, stream: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    async with contextlib.aclosing(stream):
+        yield first
+        async for piece in stream:
+            yield piece
 
 
 urlpatterns = [

@@ -1,7 +1,7 @@
 """From the stream to PostgreSQL: closed calls become ledger rows, rollups and log rows, in one transaction.
 
 An entry leaves the stream only after its transaction: whatever dies in between, the entry comes again and
-the ledger drops what it has. A record that nobody can read is set aside and reported, never lost.
+the ledger drops what it has. A record that nobody can read or store is set aside and reported, never lost.
 """
 
 import logging
@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Sequence
 from typing import Any, Final
+from uuid import UUID
 
 import redis
 from django.conf import settings
@@ -40,7 +41,11 @@ def drain(*, budget_s: float, block_ms: int = 800) -> int:
         deadline = time.monotonic() + budget_s
         moved += _store(client, _abandoned(client, consumer))
         while time.monotonic() < deadline:
-            reply: Any = client.xreadgroup(GROUP, consumer, {STREAM: ">"}, count=BATCH, block=block_ms)
+            try:
+                reply: Any = client.xreadgroup(GROUP, consumer, {STREAM: ">"}, count=BATCH, block=block_ms)
+            except redis.ResponseError:
+                _ensure_group(client)  # Redis has lost its memory meanwhile: begin anew, or raise what it is
+                continue
             if not reply:
                 break
             moved += _store(client, reply[0][1])
@@ -69,23 +74,26 @@ def _store(client: redis.Redis, entries: Sequence[Any]) -> int:
         return 0
     rows: list[UsageRecord] = []
     log: list[LogEntry] = []
-    unreadable = []
+    suspense: list[Any] = []
+    entry_of: dict[UUID, Any] = {}
     for entry_id, fields in entries:
         try:
             call_rows, call_log = decode(fields[b"r"])
         except (ValueError, KeyError, TypeError) as error:
-            logger.exception("usage record %s cannot be read: set aside (%s)", entry_id, type(error).__name__)
-            unreadable.append((entry_id, fields))
+            logger.exception("usage record %s cannot be read (%s)", entry_id, type(error).__name__)
+            suspense.append((entry_id, fields))
             continue
         rows += call_rows
         log.append(call_log)
+        entry_of[call_log.request_id] = (entry_id, fields)
     with transaction.atomic():
         ingested = ingest(rows, recorded_at=timezone.now())
         store(log, now=timezone.now())
-    if ingested.conflicts:
-        logger.error("ledger conflicts, the first stays: %s", ingested.conflicts)
+    suspense += [
+        entry_of[request_id] for request_id in {refused.key.request_id for refused in ingested.rejected}
+    ]
     pipe = client.pipeline(transaction=True)
-    for entry_id, fields in unreadable:
+    for entry_id, fields in suspense:
         pipe.xadd(SUSPENSE, {**fields, b"id": entry_id})
     ids = [entry_id for entry_id, _ in entries]
     pipe.xack(STREAM, GROUP, *ids)

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import orjson
 
-from billing.rating.prices import PICO
+from billing.rating.money import amount_text
 from gateway.logs.search import find
 
 PRIVATE = ("cost_pico", "cost_components")
@@ -35,7 +35,7 @@ def generation_of(request_id: UUID, tenant_id: UUID, *, sees_cost: bool) -> byte
         "input_tokens": row.input_tokens,
         "output_tokens": row.output_tokens,
         "usage_source": row.usage_source,
-        "price": decimal(row.price_pico),
+        "price": _text(row.price_pico),
         "currency": row.price_currency,
         "latency_ms": row.latency_ms,
         "time_to_first_chunk_ms": row.first_byte_ms,
@@ -46,14 +46,11 @@ def generation_of(request_id: UUID, tenant_id: UUID, *, sees_cost: bool) -> byte
         "route": row.route,
     }
     if sees_cost:
-        document["cost"] = decimal(row.cost_pico)
+        document["cost"] = _text(row.cost_pico)
         document["cost_currency"] = row.cost_currency
     return orjson.dumps(document)
 
 
-def decimal(pico: int | None) -> str | None:
-    """Pico-units as a decimal string of the major unit, exactly; None (unpriced) stays None."""
-    if pico is None:
-        return None
-    whole, rest = divmod(abs(pico), PICO)
-    return f"{'-' if pico < 0 else ''}{whole}.{rest:012d}"
+def _text(pico: int | None) -> str | None:
+    """None (unpriced) stays None."""
+    return None if pico is None else amount_text(pico)

@@ -105,7 +105,6 @@ def open_record(call: Call, caller: Caller, target: Target, claim: Claim, worker
     return orjson.dumps(
         {
             "worker": worker,
-            "lease_until": call.occurred_at + claim.lease_ms / 1000,
             "tenant": str(caller.tenant.id),
             "key": str(caller.key.id),
             "plan_version": str(caller.terms.plan_version_id),

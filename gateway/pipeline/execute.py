@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.pipeline import estimate
 from gateway.pipeline.admit import reopen
 from gateway.pipeline.call import Attempt, Call, Status
 from gateway.state.clients import (
@@ -31,8 +32,8 @@ from routing.types import (
     ErrorKind,
     Json,
     ProviderError,
-    Ranked,
     Reply,
+    RoutePlan,
     StreamState,
     Target,
     UnsupportedParameter,
@@ -41,7 +42,6 @@ from routing.types import (
 )
 from tenants.errors import ApiError
 
-MAX_ATTEMPTS = 4
 MAX_ERROR_BODY_BYTES = 64 * 1024
 REASONING_PATIENCE = 6
 """How many times longer a model that thinks before it speaks may stay silent."""
@@ -79,24 +79,25 @@ class StreamAnswer:
 type Answer = WholeAnswer | StreamAnswer
 
 
-async def execute(call: Call, targets: tuple[Ranked, ...], process: Process) -> Answer:
+async def execute(call: Call, plan: RoutePlan, process: Process) -> Answer:
     """The first answer. Raises ApiError when every target failed or the request itself is at fault."""
     deadline = call.started_s + call.timeout_s
-    for ranked in targets:
+    opened_for = plan.targets[0].target
+    unsupported: UnsupportedParameter | None = None
+    for ranked in plan.targets:
         target = ranked.target
         for is_retry in (False, True):
-            if len(call.attempts) >= MAX_ATTEMPTS or time.monotonic() >= deadline:
+            if len(call.attempts) >= plan.max_attempts or time.monotonic() >= deadline:
                 raise exhausted(call)
-            if call.attempts:
+            if call.attempts or target is not opened_for:
                 reopen(call, target, process)
             try:
                 return await _attempt(call, target, process, deadline)
-            except UnsupportedParameter as unsupported:
+            except UnsupportedParameter as refused:
+                unsupported = refused
                 call.skipped.append(
-                    {"provider": target.provider, "model": target.model, "reason": str(unsupported)}
+                    {"provider": target.provider, "model": target.model, "reason": str(refused)}
                 )
-                call.error_code, call.error_message = "unsupported_parameter", str(unsupported)
-                last_param = unsupported.param
                 break
             except ProviderError as error:
                 if error.disposition is Disposition.GIVE_UP:
@@ -104,8 +105,8 @@ async def execute(call: Call, targets: tuple[Ranked, ...], process: Process) -> 
                 if is_retry or error.disposition is not Disposition.RETRY_SAME:
                     break
             await asyncio.sleep(random.uniform(0.05, 0.15))  # noqa: S311 - jitter
-    if not call.attempts:
-        raise ApiError("unsupported_parameter", call.error_message, param=last_param)
+    if unsupported is not None and not call.attempts:
+        raise ApiError("unsupported_parameter", str(unsupported), param=unsupported.param)
     raise exhausted(call)
 
 
@@ -143,7 +144,7 @@ async def _fetch(
     if response.status >= 300:
         raise adapter.classify_error(response.status, response.headers, response.body)
     reply = adapter.parse_reply(call.operation, call.body, response.body, attempt.target)
-    attempt.usage = reply.usage
+    attempt.usage = reply.usage or estimate.of_reply(call, attempt, reply, process.telemetry)
     close(attempt, Status.OK)
     attempt.first_byte_ms = attempt.latency_ms
     return WholeAnswer(attempt, reply)
@@ -173,7 +174,7 @@ async def _open_stream(
     except TimeoutError:
         await response.aclose()
         raise ClientTimeout("first_byte") from None
-    except BaseException:
+    except BaseException:  # whatever it is, cancellation above all: the upstream must stop working for us
         await response.aclose()
         raise
     attempt.first_byte_ms = elapsed_ms(attempt.started_s)

@@ -4,25 +4,34 @@ Whatever happens (end, cut, stall, client gone), the attempt is closed with what
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import orjson
 
-from gateway.pipeline.call import Attempt, Call, Status
+from billing.rating.money import amount_text
+from gateway.pipeline import estimate
+from gateway.pipeline.call import Call, Status
 from gateway.pipeline.execute import StreamAnswer, advance, close, from_client
-from gateway.pipeline.record import meter, record
+from gateway.pipeline.record import record
 from gateway.state.clients import ClientError
 from gateway.state.process import Process
 from routing.types import ErrorKind, ProviderError, StreamState, Usage
-from tenants.errors import ApiError
+from tenants.errors import ApiError, shutting_down
+
+logger = logging.getLogger(__name__)
 
 CLIENT_LEFT = 499
 DONE = b"data: [DONE]\n\n"
 
 
-async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncIterator[bytes]:
-    """Server-sent events for the client. Closes and records the call when it ends, however it ends."""
+async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncGenerator[bytes]:
+    """Server-sent events for the client. Closes and records the call when it ends, however it ends.
+
+    The first piece is at hand: whoever takes the iterator must take that piece at once, for only a running
+    generator can see to its own end.
+    """
     state = answer.state
     try:
         async with asyncio.timeout(call.started_s + call.timeout_s - time.monotonic()):
@@ -40,36 +49,55 @@ async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncIter
         if call.include_usage:
             yield frame([usage_chunk(call, state)])
         yield DONE
-    except (ProviderError, ClientError, TimeoutError) as failure:
-        error = broken(failure)
-        call.status, call.error_code, call.error_message = error.status, error.code, error.message
-        answer.attempt.error_type = error.code
-        finish(call, answer, Status.CUT, process)
-        yield frame([orjson.dumps(error.body(call.id_text))])
-    except (asyncio.CancelledError, GeneratorExit):
-        call.status = CLIENT_LEFT
-        finish(call, answer, Status.CANCELLED, process)
+    except GeneratorExit:
+        finish(call, answer, Status.CANCELLED, process, status=CLIENT_LEFT)
         raise
+    except asyncio.CancelledError:
+        if not process.is_draining:
+            finish(call, answer, Status.CANCELLED, process, status=CLIENT_LEFT)
+            raise
+        yield cut(call, answer, shutting_down(), process)
+    except (ProviderError, ClientError, TimeoutError) as failure:
+        yield cut(call, answer, broken(failure), process)
+    except Exception:
+        # A mistake of ours, in a dialect for example: it must be seen, and the stream must not look finished.
+        logger.exception("the stream of %s failed", call.id_text)
+        yield cut(call, answer, ApiError("internal_error", "An internal error."), process)
     finally:
         await answer.response.aclose()
+
+
+def cut(call: Call, answer: StreamAnswer, error: ApiError, process: Process) -> bytes:
+    """Close the call as cut; the event that says so to the client."""
+    if not call.is_recorded:  # else the client has its whole answer, and only the goodbye failed
+        call.error_code, call.error_message = error.code, error.message
+        answer.attempt.error_type = error.code
+        finish(call, answer, Status.CUT, process, status=error.status)
+    return frame([orjson.dumps(error.body(call.id_text))])
 
 
 def frame(chunks: list[bytes]) -> bytes:
     return b"data: " + b"\n\ndata: ".join(chunks) + b"\n\n"
 
 
-def finish(call: Call, answer: StreamAnswer, status: Status, process: Process) -> None:
+def finish(
+    call: Call, answer: StreamAnswer, how: Status, process: Process, *, status: int | None = None
+) -> None:
     """Close the attempt and the call; where the provider sent no count, estimate from what was delivered."""
+    if call.is_recorded:
+        return
     attempt, state = answer.attempt, answer.state
-    if state.usage is not None and (status is Status.OK or state.done):
+    if status is not None:
+        call.status = status
+    if state.usage is not None and (how is Status.OK or state.done):
         attempt.usage = state.usage
     else:
-        attempt.usage = estimate(call, attempt, state, process)
-    close(attempt, status)
+        attempt.usage = estimate.of_stream(call, attempt, state, process.telemetry)
+    close(attempt, how)
     call.finish_reason = state.finish_reason or ""
     call.response_model = state.served_model or attempt.target.provider_model
     call.ended_s = time.monotonic()
-    if status is Status.OK:
+    if how is Status.OK:
         process.telemetry.succeeded(
             attempt.target.endpoint_id,
             first_byte_ms=attempt.first_byte_ms or 0,
@@ -77,23 +105,6 @@ def finish(call: Call, answer: StreamAnswer, status: Status, process: Process) -
             input_tokens=attempt.usage.input_tokens if attempt.usage.source == "provider" else 0,
         )
     record(call, process)
-
-
-def estimate(call: Call, attempt: Attempt, state: StreamState, process: Process) -> Usage:
-    """What a cut stream used: the provider's input count if it came first, else by size; output by events.
-
-    Providers send about one token per event; where they send more, four bytes make a token.
-    """
-    told = state.usage.units if state.usage is not None else {}
-    inputs = {name: count for name, count in told.items() if name not in ("output", "reasoning")}
-    if not inputs:
-        inputs = {"input": process.telemetry.input_tokens_in(call.input_bytes, attempt.target.endpoint_id)}
-    output = max(state.content_events, -(-state.content_bytes // 4) if attempt.target.kind in DENSE else 0)
-    return Usage({**inputs, "output": output} if output else inputs, "estimated")
-
-
-DENSE = frozenset(("anthropic", "gemini"))
-"""Dialects whose events carry several tokens each."""
 
 
 def broken(failure: Exception) -> ApiError:
@@ -124,8 +135,6 @@ def openai_usage(call: Call) -> dict[str, object]:
     if call.caller is None:
         raise RuntimeError("an unauthenticated call has no usage")
     attempt = call.attempts[-1]
-    if attempt.usage is None:
-        meter(call, call.caller)
     usage = attempt.usage or Usage({}, "unknown")
     units = usage.units
     return {
@@ -146,15 +155,7 @@ def openai_usage(call: Call) -> dict[str, object]:
             "request_id": call.id_text,
             "provider": attempt.target.provider,
             "source": usage.source,
-            "price": money(call.price_pico),
+            "price": None if call.price_pico is None else amount_text(call.price_pico),
             "currency": call.caller.terms.currency,
         },
     }
-
-
-def money(pico: int | None) -> str | None:
-    """Pico-units as a decimal string of the major unit, exactly; None stays None (unpriced)."""
-    if pico is None:
-        return None
-    sign, pico = ("-", -pico) if pico < 0 else ("", pico)
-    return f"{sign}{pico // 10**12}.{pico % 10**12:012d}"

@@ -12,7 +12,7 @@ from gateway.pipeline.relay import CLIENT_LEFT
 from gateway.state.process import Process
 from routing.policies.plan import PlanRequest, plan
 from routing.types import RoutePlan
-from tenants.errors import ApiError
+from tenants.errors import ApiError, shutting_down
 
 
 async def identify(headers: dict[str, str], client_ip: str, process: Process) -> Caller:
@@ -32,14 +32,18 @@ async def run(call: Call, caller: Caller, process: Process) -> WholeAnswer | Str
     call.plan = choose(call, caller, process)
     await admit(call, caller, call.plan.targets, process)
     try:
-        answer = await execute(call, call.plan.targets, process)
+        answer = await execute(call, call.plan, process)
     except ApiError as error:
         end(call, process, error.status, error)
         raise
     except asyncio.CancelledError:
+        if process.is_draining:
+            refusal = shutting_down()
+            end(call, process, refusal.status, refusal)
+            raise refusal from None
         end(call, process, CLIENT_LEFT)
         raise
-    except BaseException as error:
+    except BaseException as error:  # an admitted call is recorded whatever happens; the door reports it
         end(call, process, 500, ApiError("internal_error", type(error).__name__))
         raise
     call.status = 200

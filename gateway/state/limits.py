@@ -16,7 +16,7 @@ from tenants.errors import ApiError
 from tenants.snapshot import KeyEntry
 
 SCRIPTS = Path(__file__).parent / "scripts"
-OPEN, LEASES, EPOCH, STREAM = "th:open", "th:leases", "th:epoch", "th:usage"
+OPEN, EPOCH, STREAM = "th:open", "th:epoch", "th:usage"
 PICO_PER_MICRO = 1_000_000
 NOTHING = "nothing"
 """In place of a measure: the hold is given back and nothing is counted."""
@@ -126,7 +126,7 @@ def settlement(
     spent: Spent,
 ) -> Settlement:
     """`windows`: (key, second of admission, correction); `budgets`: (key, hold, measure)."""
-    keys = [OPEN, LEASES, STREAM]
+    keys = [OPEN, STREAM]
     args: list[Any] = [request_id, record, len(windows)]
     for key, second, correction in windows:
         keys.append(key)
@@ -175,7 +175,7 @@ class Limits:
         ApiError rate_limit_exceeded, concurrency_exceeded, budget_exceeded; EpochChanged; BudgetUnseeded;
         RedisUnavailable.
         """
-        keys = [OPEN, LEASES, EPOCH]
+        keys = [OPEN, EPOCH]
         args: list[Any] = [self.epoch, request_id, claim.lease_ms, record, len(claim.windows)]
         for window in claim.windows:
             keys.append(window.key)

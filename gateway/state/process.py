@@ -22,7 +22,7 @@ from django.db import close_old_connections, connections
 from gateway.state import budgets, snapshot
 from gateway.state.clients import HttpClient
 from gateway.state.journal import Journal
-from gateway.state.limits import EPOCH, LEASES, OPEN, STREAM, Admission, BudgetHold, Limits, Settlement
+from gateway.state.limits import EPOCH, OPEN, STREAM, Admission, BudgetHold, Limits, Settlement
 from gateway.state.redis import RedisPipe, RedisReplyError, RedisUnavailable
 from gateway.state.sandbox import SandboxClient
 from gateway.state.snapshot import Snapshot
@@ -187,7 +187,6 @@ class Process:
             for request_id, (record, admission) in self.live.items():
                 expiry = now_ms + admission.claim.lease_ms
                 replies.append(self.pipe.call("HSET", OPEN, request_id, record))
-                replies.append(self.pipe.call("ZADD", LEASES, expiry, request_id))
                 replies += [
                     self.pipe.call("ZADD", seat.key, expiry, request_id) for seat in admission.claim.seats
                 ]

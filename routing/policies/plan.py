@@ -14,7 +14,7 @@ from uuid import UUID
 
 from routing.catalog.cost import Unpriced, estimate_pico, price_per_million
 from routing.entries import Choice, PolicyEntry, RoutingSnapshot
-from routing.types import Dropped, LatencyOf, Operation, Ranked, RoutePlan, Target
+from routing.types import DEFAULT_MAX_ATTEMPTS, Dropped, LatencyOf, Operation, Ranked, RoutePlan, Target
 from tenants.errors import ApiError
 
 POLICY_PREFIX = "policy:"
@@ -116,6 +116,7 @@ def plan(
         strategy=strategy,
         targets=tuple(_ranked(strategy if policy else "", kept, sieved, latency_of=latency_of, draw=draw)),
         dropped=(*sieved.dropped, *dropped),
+        max_attempts=policy.max_attempts if policy else DEFAULT_MAX_ATTEMPTS,
     )
 
 

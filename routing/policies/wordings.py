@@ -11,6 +11,7 @@ from django.db import IntegrityError, transaction
 
 from routing.models import Endpoint, Model, Provider, RoutingPolicy, RoutingPolicyVersion
 from routing.policies.plan import STRATEGIES, check_constraints
+from routing.types import DEFAULT_MAX_ATTEMPTS
 from tenants import audit, versions
 from tenants.errors import ApiError
 from tenants.models import Tenant
@@ -28,7 +29,7 @@ class Wording:
     strategy: str
     targets: Sequence[str | Mapping[str, Any]] = ()
     constraints: Mapping[str, Any] = field(default_factory=dict)
-    max_attempts: int = 3
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
 
 
 def create_policy(

@@ -1,4 +1,4 @@
-"""What the data plane's end-to-end tests share: the demo, seeded, with a real gateway in front of it.
+"""What the data plane's end-to-end tests share: the demo, fresh for each, with a real gateway in front of it.
 
 Django is not set up yet when pytest reads this file, hence the late imports.
 """
@@ -15,25 +15,9 @@ def db(django_db_setup, django_db_blocker):
 
 @pytest.fixture
 def demo(db):
-    """The demo as `make up` seeds it, on an empty Redis; emptied afterwards.
+    from tests.gateway.plane import rows
 
-    Not pytest-django's transactional_db: its flush truncates, which append-only tables refuse.
-    """
-    import redis
-    from django.conf import settings
-    from django.db import connection
-
-    from billing.models import Plan
-    from gateway.management.commands.seed_demo import seed
-    from tests.e2e.test_console_browser import empty
-
-    assert connection.settings_dict["NAME"].startswith("test_")
-    kept = list(Plan.objects.values_list("id", flat=True))
-    with redis.Redis.from_url(settings.REDIS_URL) as client:
-        client.flushdb()
-    yield seed()
-    empty(kept)
-    connection.close()
+    yield from rows(db)
 
 
 @pytest.fixture

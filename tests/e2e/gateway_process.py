@@ -39,7 +39,7 @@ def database_url() -> str:
 
 
 @contextlib.contextmanager
-def running(data: Path) -> Iterator[Gateway]:
+def running(data: Path, *options: str) -> Iterator[Gateway]:
     """Start one worker and wait until it answers; stopped in order, unless the test has killed it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -50,7 +50,16 @@ def running(data: Path) -> Iterator[Gateway]:
         "REDIS_URL": settings.REDIS_URL,
         "TOLLHOUSE_DATA": str(data),
     }
-    argv = ["uvicorn", "gateway.asgi:application", "--port", str(port), "--no-access-log", "--loop", "uvloop"]
+    argv = [
+        "uvicorn",
+        "gateway.asgi:application",
+        "--port",
+        str(port),
+        "--no-access-log",
+        "--loop",
+        "uvloop",
+        *options,
+    ]
     with (data / "web.log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-m", *argv], env=env, stdout=log, stderr=log)
     gateway = Gateway(f"http://127.0.0.1:{port}", process)

@@ -1,20 +1,29 @@
 """The main job: the official OpenAI client through a real gateway, every call in an exact ledger."""
 
 import concurrent.futures
+import threading
 import time
 
 import httpx
 import openai
 import pytest
-from django.db import transaction
+import redis
+from django.conf import settings
+from django.db import connection, transaction
 
 from billing.models import Budget, UsageEvent
 from billing.usage.verify import verify
+from gateway.logs.consumer import SUSPENSE
 from gateway.models import RequestLog
+from gateway.pipeline.record import encode_unknown
 from gateway.state import reaper
+from gateway.state.limits import STREAM
+from routing.models import RoutingPolicy, RoutingPolicyVersion
 from tenants import keys, versions
+from tenants.ids import uuid7
 from tenants.models import Tenant
 from tenants.principal import SYSTEM
+from tests.e2e.gateway_process import running
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 TOOL = {
@@ -204,3 +213,138 @@ def test_a_killed_worker_loses_and_doubles_nothing(gateway, demo, drain, monkeyp
     assert len(statuses) == UsageEvent.objects.values("request_id").distinct().count()
     assert reaper.close_abandoned() == 0
     assert verify().ok
+
+
+def test_an_answer_without_a_count_is_estimated_and_not_free(client, drain):
+    client.chat.completions.create(
+        model="sandbox-small",
+        messages=[{"role": "user", "content": "[[sandbox no_usage tokens=40]] say much"}],
+    )
+    drain()
+    row = UsageEvent.objects.get()
+    assert (row.status, row.usage_source) == ("ok", "estimated")
+    assert row.input_tokens > 0
+    assert 20 <= row.output_tokens <= 80
+    assert row.price_pico * 10 == row.cost_pico * 12 > 0
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_policy_bounds_the_tries(client, drain, attempts):
+    RoutingPolicyVersion.objects.create(
+        policy=RoutingPolicy.objects.get(slug="reliable"),
+        number=2,
+        strategy="ordered",
+        targets=["sandbox-small"],
+        max_attempts=attempts,
+    )
+    with transaction.atomic():
+        versions.bump("routing")
+    time.sleep(2)  # a change is announced, and polled for once a second
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(
+            model="policy:reliable", messages=[{"role": "user", "content": "[[sandbox status=500]]"}]
+        )
+    assert len(caught.value.response.headers["x-tollhouse-attempts"].split(",")) == attempts
+
+
+@pytest.mark.parametrize("user", ["x" * 201, "a\x00b", "line\nbreak"])
+def test_a_user_the_ledger_cannot_hold_is_refused(client, user):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="sandbox-small", messages=HELLO, user=user)
+    assert caught.value.param == "user"
+
+
+def test_a_stream_that_outlives_the_drain_ends_in_an_error(demo, tmp_path, drain):
+    body = {
+        "model": "sandbox-small",
+        "stream": True,
+        "messages": [{"role": "user", "content": "[[sandbox tokens=900 token_ms=10]] go on"}],
+    }
+    headers = {"authorization": f"Bearer {demo['tenants'][0]['api_key']}"}
+    with (
+        running(tmp_path, "--timeout-graceful-shutdown", "1") as gateway,
+        httpx.stream(
+            "POST", f"{gateway.url}/v1/chat/completions", json=body, headers=headers, timeout=30
+        ) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(lines)
+        gateway.process.terminate()
+        rest = [line for line in lines if line]
+    assert '"code":"shutting_down"' in rest[-1]
+    assert "[DONE]" not in rest[-1]
+    drain()
+    row = UsageEvent.objects.get()
+    assert (row.status, row.error_type) == ("cut", "shutting_down")
+    assert 0 < row.output_tokens < 900
+
+
+def test_a_record_the_ledger_refuses_is_set_aside(demo, drain):
+    payload = encode_unknown(
+        str(uuid7()),
+        {
+            **dict.fromkeys(("tenant", "key", "plan_version", "endpoint"), str(uuid7())),
+            **dict.fromkeys(("provider", "provider_model", "model", "region", "policy", "feature"), "x"),
+            "price_currency": "USD",
+            "cost_currency": "USD",
+            "operation": "chat",
+            "request_model": "m",
+            "end_user": "x" * 300,
+            "is_stream": False,
+            "attempt": 1,
+            "worst_cost_pico": 1,
+        },
+    )
+    with redis.Redis.from_url(settings.REDIS_URL) as store:
+        store.xadd(STREAM, {"r": payload})
+        drain()
+        assert (store.xlen(STREAM), store.xlen(SUSPENSE)) == (0, 1)
+        assert store.xrange(SUSPENSE)[0][1][b"r"] == payload
+    assert not UsageEvent.objects.exists()
+
+
+def test_redis_that_lost_everything_gets_its_budgets_back_from_the_ledger(gateway, demo, drain):
+    tenant = Tenant.objects.get(slug="acme")
+    budget = Budget.objects.create(tenant=tenant, name="cap", limit=5)
+    with transaction.atomic():
+        versions.bump("billing")
+    time.sleep(2)
+    headers = {"authorization": f"Bearer {demo['tenants'][0]['api_key']}"}
+
+    def call():
+        return httpx.post(
+            f"{gateway.url}/v1/chat/completions",
+            json={"model": "sandbox-small", "messages": HELLO},
+            headers=headers,
+            timeout=30,
+        ).status_code
+
+    stop = threading.Event()
+
+    def keep_draining():
+        while not stop.is_set():
+            drain()
+        connection.close()
+
+    worker = threading.Thread(target=keep_draining)
+    worker.start()
+    try:
+        with redis.Redis.from_url(settings.REDIS_URL, decode_responses=True) as store:
+            assert [call() for _ in range(5)] == [200] * 5
+            store.flushdb()
+            statuses = []
+            while statuses[-1:] != [200]:
+                statuses.append(call())
+                assert len(statuses) < 30
+            assert set(statuses) <= {200, 503}
+            (key,) = store.scan_iter(f"th:budget:{budget.id}:*")
+            while store.hexists(key, "seeding") or store.hget(key, "held") != "0":
+                time.sleep(0.1)
+            counter = {name: int(value) for name, value in store.hgetall(key).items()}
+    finally:
+        stop.set()
+        worker.join()
+    drain()
+    rows = UsageEvent.objects.all()
+    assert rows.count() == 5 + statuses.count(200)
+    assert counter["spent"] * 1_000_000 + counter["rest"] == sum(row.price_pico for row in rows)

@@ -1,6 +1,7 @@
 """The public contract of API.md, status by status, through both doors: they must never differ."""
 
 from datetime import timedelta
+from decimal import Decimal
 
 import orjson
 import pytest
@@ -305,7 +306,7 @@ def test_an_answer_tells_how_it_was_made(send):
 
 def test_cost_is_shown_to_a_key_that_may_see_it(send):
     headers = send(key="seeing").headers
-    cost, price = (int(headers[f"x-tollhouse-{name}"].replace(".", "")) for name in ("cost", "price"))
+    cost, price = (Decimal(headers[f"x-tollhouse-{name}"]) for name in ("cost", "price"))
     assert price * 10 == cost * 12
 
 
@@ -381,6 +382,6 @@ def test_a_generation_is_told_to_its_own_tenant_alone(plane, send):
     assert (told["feature"], told["tags"]) == ("support", {"team": "blue"})
     assert "cost" not in told
     seen = send(url, None, method="GET", key="seeing").json()
-    assert int(seen["price"].replace(".", "")) * 10 == int(seen["cost"].replace(".", "")) * 12
+    assert Decimal(seen["price"]) * 10 == Decimal(seen["cost"]) * 12
     hidden = plane.http.get(plane.url + url, headers={"x-api-key": plane.other_key})
     assert (hidden.status_code, hidden.json()["error"]["code"]) == (404, "not_found")

@@ -13,7 +13,7 @@ from billing.models import Budget, UsageEvent
 from billing.usage.verify import verify
 from gateway.models import RequestLog
 from gateway.state import journal, reaper
-from gateway.state.limits import LEASES, OPEN, STREAM
+from gateway.state.limits import OPEN, STREAM
 from gateway.state.process import WORKER_KEY
 from tenants import keys
 from tenants.models import Tenant
@@ -109,7 +109,6 @@ def final_statuses():
 
 def nothing_is_held(store, key):
     assert store.hlen(OPEN) == 0
-    assert store.zcard(LEASES) == 0
     assert store.xlen(STREAM) == 0
     assert store.zcard(f"th:seats:k:{key.key.public_id}") == 0
     (name,) = store.scan_iter("th:budget:*")

@@ -1,7 +1,7 @@
 -- Admit one call: check every limit, then take all of them and open the call's record. All or nothing.
--- KEYS  1 open records (hash)  2 open leases (sorted set by expiry, ms)  3 epoch (string)
+-- KEYS  1 open records (hash)  2 epoch (string)
 --       then one key per window, per concurrency set and per budget, in the order of ARGV
--- ARGV  epoch, request id, lease (ms), record,
+-- ARGV  epoch, request id, how long a seat is kept at most (ms), record,
 --       windows n, {limit, amount} * n,  concurrency n, {limit} * n,
 --       budgets n, {limit micro, hold micro, hard 0|1} * n
 -- Returns {"ok", second, remaining of window 1..n, remaining of budget 1..n (micro; nil: soft, not seeded yet)}
@@ -9,7 +9,7 @@
 local time = redis.call('TIME')
 local now = tonumber(time[1])
 local now_ms = now * 1000 + math.floor(tonumber(time[2]) / 1000)
-if redis.call('GET', KEYS[3]) ~= ARGV[1] then return {'epoch'} end
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return {'epoch'} end
 
 -- A window is a ring of 61 one-second buckets with a running sum, so that any sliding minute is covered.
 local function advance(key)
@@ -38,7 +38,7 @@ local function wait_ms(key, need)
   return 61000
 end
 
-local a, k = 5, 4
+local a, k = 5, 3
 local windows = tonumber(ARGV[a]); a = a + 1
 local sums = {}
 for i = 1, windows do
@@ -90,5 +90,4 @@ for i = 1, budgets do
   answer[#answer + 1] = left[i]
 end
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[4])
-redis.call('ZADD', KEYS[2], expiry, ARGV[2])
 return answer

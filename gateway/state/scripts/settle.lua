@@ -1,17 +1,16 @@
 -- Close one call: release what it held, add what it really took, and put its record on the stream. Idempotent.
--- KEYS  1 open records  2 open leases  3 usage stream
+-- KEYS  1 open records  2 usage stream
 --       then one key per window, per concurrency set and per budget, in the order of ARGV
 -- ARGV  request id, record (empty: the call never began, nothing is booked),
 --       windows n, {second of admission, correction} * n,  concurrency n,
 --       budgets n, {hold micro, spent micro, spent rest pico} * n
 -- Returns 1, or 0 when the call was closed before (its record still goes on the stream: the ledger drops doubles).
 local first = redis.call('HDEL', KEYS[1], ARGV[1]) == 1
-if ARGV[2] ~= '' then redis.call('XADD', KEYS[3], '*', 'r', ARGV[2]) end
+if ARGV[2] ~= '' then redis.call('XADD', KEYS[2], '*', 'r', ARGV[2]) end
 if not first then return 0 end
-redis.call('ZREM', KEYS[2], ARGV[1])
 local now = tonumber(redis.call('TIME')[1])
 
-local a, k = 3, 4
+local a, k = 3, 3
 local windows = tonumber(ARGV[a]); a = a + 1
 for i = 1, windows do
   local second, correction = tonumber(ARGV[a]), tonumber(ARGV[a + 1])

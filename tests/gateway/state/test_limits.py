@@ -10,7 +10,6 @@ from django.conf import settings
 from billing.snapshot import BudgetEntry, Window
 from gateway.state.limits import (
     EPOCH,
-    LEASES,
     OPEN,
     STREAM,
     BudgetHold,
@@ -98,12 +97,7 @@ def test_a_settled_call_leaves_its_price_to_the_last_pico(store):
 
     played(play)
     assert counter(store) == {"spent": 4, "rest": 1, "held": 0}
-    assert (store.hlen(OPEN), store.zcard(LEASES), store.zcard("th:seats:test"), store.xlen(STREAM)) == (
-        0,
-        0,
-        0,
-        3,
-    )
+    assert (store.hlen(OPEN), store.zcard("th:seats:test"), store.xlen(STREAM)) == (0, 0, 3)
     assert int(store.hget("th:tpm:test", "s")) == 75
 
 
