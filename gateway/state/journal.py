@@ -52,12 +52,15 @@ class Journal:
         os.write(self._fd, line)
         self._size += len(line)
 
+    def flush(self) -> None:
+        """To the disk itself. Takes milliseconds: not for the event loop's thread."""
+        os.fdatasync(self._fd)
+
     def housekeep(self, *, now: float, ledger_passed: float | None) -> None:
         """Rotate a full or old segment; drop closed ones that the ledger has passed.
 
         `ledger_passed`: every record put on the stream before this instant is in PostgreSQL.
         """
-        os.fdatasync(self._fd)
         if self._size and (self._size > SEGMENT_BYTES or now - self._opened_at > SEGMENT_S):
             self._closed.append((now, self._path, self._fd))
             self._fd, self._path = self._new_segment()

@@ -245,6 +245,7 @@ class Process:
                 await self._publish_counters()
             except (RedisUnavailable, RedisReplyError) as error:
                 logger.warning("redis: %s", error)
+            await asyncio.get_running_loop().run_in_executor(None, self.journal.flush)
             self.journal.housekeep(now=time.time(), ledger_passed=self._ledger_passed)
 
     async def _oldest_on_stream(self) -> float:
