@@ -19,7 +19,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from routing import credentials, egress, provisioning
+from routing import credentials, provisioning
 from routing.catalog import rates
 from routing.catalog.imports import import_models
 from routing.models import (
@@ -36,7 +36,7 @@ from routing.policies.wordings import Wording
 from routing.probe import Probe, last_probe, probe
 from routing.registry import dialect_of
 from routing.types import INPUT_COMPONENTS, OUTPUT_COMPONENTS, Operation, ProviderKind
-from tenants import audit
+from tenants import audit, egress
 from tenants.errors import ApiError
 from tenants.rest import (
     Resource,
@@ -250,7 +250,11 @@ class CredentialResource(Resource[Credential]):
         """Raises ApiError: url_not_allowed, and as `credentials.store`."""
         given = serializer.validated_data
         if given["base_url"]:
-            egress.check_url(given["base_url"], allow_private_hosts=settings.TOLLHOUSE_EGRESS_ALLOWED_HOSTS)
+            egress.check_url(
+                given["base_url"],
+                allow_private_hosts=settings.TOLLHOUSE_EGRESS_ALLOWED_HOSTS,
+                param="base_url",
+            )
         serializer.instance = credentials.store(
             provider=given["provider"],
             tenant=self.tenant,

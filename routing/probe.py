@@ -16,7 +16,6 @@ from django.db import transaction
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from routing import egress
 from routing.credentials import OperatorCredential, unseal_for
 from routing.models import Endpoint, Provider
 from routing.providers import azure_openai
@@ -26,7 +25,7 @@ from routing.providers.sandbox_engine import answer
 from routing.registry import base_url_of, dialect_of
 from routing.snapshot import NO_RATES, target_of
 from routing.types import Operation, ProviderError, ProviderKind, UnsupportedParameter, WireRequest
-from tenants import audit
+from tenants import audit, egress
 from tenants.errors import ApiError
 from tenants.principal import Principal
 

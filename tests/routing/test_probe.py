@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from routing import credentials, egress
+from routing import credentials
 from routing.models import Endpoint, Model, Provider
 from routing.probe import last_probe, probe
+from tenants import egress
 from tenants.models import AuditEvent
 from tenants.principal import SYSTEM
 

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from routing.egress import ANY_HOST, CheckedUrl, EgressError, check_url, fetch, may_connect, resolve
+from tenants.egress import ANY_HOST, CheckedUrl, EgressError, check_url, fetch, may_connect, resolve
 from tenants.errors import ApiError
 
 FORBIDDEN = [
@@ -60,7 +60,7 @@ def test_metadata_link_local_and_multicast_stay_closed_even_then(address: str) -
 @pytest.mark.parametrize("host", LOOPBACK)
 def test_every_spelling_of_loopback_is_judged_by_the_address_it_resolves_to(host: str) -> None:
     with pytest.raises(ApiError) as refusal:
-        check_url(f"https://{host}/v1", allow_private_hosts=())
+        check_url(f"https://{host}/v1", allow_private_hosts=(), param="base_url")
     assert (refusal.value.code, refusal.value.status, refusal.value.param) == (
         "url_not_allowed",
         400,
@@ -226,6 +226,18 @@ def test_an_answer_beyond_the_limit_is_an_error() -> None:
     with server() as (port, _), pytest.raises(EgressError) as failure:
         fetch("GET", f"http://127.0.0.1:{port}/long", allow_private_hosts=ANY_HOST, max_bytes=4999)
     assert failure.value.kind == "invalid_response"
+
+
+def test_a_longer_answer_is_cut_where_only_its_status_matters() -> None:
+    with server() as (port, _):
+        reply = fetch(
+            "GET",
+            f"http://127.0.0.1:{port}/long",
+            allow_private_hosts=ANY_HOST,
+            max_bytes=4999,
+            is_cut_allowed=True,
+        )
+    assert (reply.status, len(reply.body)) == (200, 4999)
 
 
 def test_a_server_that_drips_is_cut_off_by_the_total_time() -> None:

@@ -88,33 +88,35 @@ def resolve(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
-def check_url(url: str, *, allow_private_hosts: Collection[str], resolver: Resolver = resolve) -> CheckedUrl:
+def check_url(
+    url: str, *, allow_private_hosts: Collection[str], resolver: Resolver = resolve, param: str = "url"
+) -> CheckedUrl:
     """Judge a URL and every address its host has now.
 
     `allow_private_hosts` (the setting TOLLHOUSE_EGRESS_ALLOWED_HOSTS, or ANY_HOST) names hosts, or host:port,
-    that may be private, plain http and on any port. Raises ApiError url_not_allowed.
+    that may be private, plain http and on any port. Raises ApiError url_not_allowed about `param`.
     """
-    parsed = _parse(url)
+    parsed = _parse(url, param)
     host = parsed.raw_host.decode("ascii").rstrip(".")
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
     is_open = bool({"*", host, f"{host}:{port}"} & set(allow_private_hosts))
     if not is_open and (parsed.scheme != "https" or port != 443):
-        raise _refused("only https on port 443 is allowed")
+        raise _refused("only https on port 443 is allowed", param)
     try:
         found = resolver(host, port)
     except (OSError, UnicodeError) as error:
-        raise _refused("its host name does not resolve") from error
+        raise _refused("its host name does not resolve", param) from error
     if not found:
-        raise _refused("its host name does not resolve")
+        raise _refused("its host name does not resolve", param)
     for address in found:
         if not may_connect(address, is_private_allowed=is_open):
-            raise _refused("its host is on an address that is not public")
+            raise _refused("its host is on an address that is not public", param)
     return CheckedUrl(host, port, tuple(found))
 
 
-def check_form(url: str) -> None:
+def check_form(url: str, *, param: str = "url") -> None:
     """Judge a URL by its form alone, for the operator's own addresses. Raises ApiError url_not_allowed."""
-    _parse(url)
+    _parse(url, param)
 
 
 def may_connect(address: str, *, is_private_allowed: bool) -> bool:
@@ -154,10 +156,12 @@ def fetch(
     body: bytes = b"",
     timeout_s: float = DEFAULT_TIMEOUT_S,
     max_bytes: int = DEFAULT_MAX_BYTES,
+    is_cut_allowed: bool = False,
     resolver: Resolver = resolve,
 ) -> EgressReply:
     """One request to a judged address, within `timeout_s` for everything and `max_bytes` of answer.
 
+    A longer answer is an error, or with `is_cut_allowed` read no further: for who only wants the status.
     Raises ApiError url_not_allowed, EgressError.
     """
 
@@ -167,7 +171,9 @@ def fetch(
                 checked = await asyncio.to_thread(
                     check_url, url, allow_private_hosts=allow_private_hosts, resolver=resolver
                 )
-                return await _send(method, url, checked, headers, body, timeout_s, max_bytes)
+                return await _send(
+                    method, url, checked, headers, body, timeout_s, max_bytes, is_cut_allowed=is_cut_allowed
+                )
         except TimeoutError as error:
             raise EgressError("timeout", f"No answer within {timeout_s:g} s.") from error
 
@@ -182,6 +188,8 @@ async def _send(
     body: bytes,
     timeout_s: float,
     max_bytes: int,
+    *,
+    is_cut_allowed: bool,
 ) -> EgressReply:
     original = httpx.URL(url)
     # The answer is read as it comes: a small compressed body must not grow beyond the limit.
@@ -205,7 +213,7 @@ async def _send(
             except httpx.TransportError as error:
                 raise _failure(error) from error
             try:
-                return await _read(response, max_bytes)
+                return await _read(response, max_bytes, is_cut_allowed=is_cut_allowed)
             except httpx.TransportError as error:
                 raise _failure(error) from error
             finally:
@@ -215,11 +223,14 @@ async def _send(
     raise _failure(failure) from failure
 
 
-async def _read(response: httpx.Response, max_bytes: int) -> EgressReply:
+async def _read(response: httpx.Response, max_bytes: int, *, is_cut_allowed: bool) -> EgressReply:
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > max_bytes:
+            if is_cut_allowed:
+                del body[max_bytes:]
+                break
             raise EgressError("invalid_response", f"The answer is longer than {max_bytes} bytes.")
     return EgressReply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, bytes(body))
 
@@ -232,26 +243,26 @@ def _failure(error: httpx.TransportError) -> EgressError:
     return EgressError("connection", f"The connection failed: {error or type(error).__name__}.")
 
 
-def _parse(url: str) -> httpx.URL:
+def _parse(url: str, param: str) -> httpx.URL:
     """Parsed once, by the library that will send it. Raises ApiError url_not_allowed."""
     if not url.isascii() or not url.isprintable() or len(url) > _MAX_URL_CHARACTERS:
-        raise _refused("it holds characters that do not belong there")
+        raise _refused("it holds characters that do not belong there", param)
     if "\\" in url or " " in url:
-        raise _refused("it holds characters that do not belong there")
+        raise _refused("it holds characters that do not belong there", param)
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
-        raise _refused("it is not a URL") from error
+        raise _refused("it is not a URL", param) from error
     if parsed.scheme not in ("http", "https") or not parsed.raw_host:
-        raise _refused("it is not an https URL")
+        raise _refused("it is not an https URL", param)
     # The library forgets an empty user name; nobody writes one in good faith.
     authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
     if parsed.userinfo or "@" in authority:
-        raise _refused("it carries a user name or password")
+        raise _refused("it carries a user name or password", param)
     if parsed.fragment:
-        raise _refused("it carries a fragment")
+        raise _refused("it carries a fragment", param)
     return parsed
 
 
-def _refused(reason: str) -> ApiError:
-    return ApiError("url_not_allowed", f"This URL cannot be used: {reason}.", param="base_url")
+def _refused(reason: str, param: str) -> ApiError:
+    return ApiError("url_not_allowed", f"This URL cannot be used: {reason}.", param=param)
