@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from routing.types import Target
+from routing.types import DEFAULT_CONDUCT, Conduct, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,39 @@ class PolicyEntry:
     strategy: str
     targets: tuple[PolicyTarget, ...]
     constraints: Mapping[str, Any]
-    max_attempts: int
     tenant_id: UUID | None
+    fallback: tuple[PolicyTarget, ...] = ()  # tried after all of `targets`, in this order
+    conduct: Conduct = DEFAULT_CONDUCT
+
+    @property
+    def name(self) -> str:
+        return f"{self.slug}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureEntry:
+    """A feature of the operator's product, the policy it is bound to and what it promises (its SLO)."""
+
+    slug: str
+    tenant_id: UUID | None
+    policy: PolicyEntry | None
+    target_p95_ms: int | None
+    target_success: float | None  # share in (0, 1)
+    max_cost_pico: int | None  # per call, in USD
+
+    @property
+    def key(self) -> str:
+        """Names the feature in `Health.burn`."""
+        return f"{self.tenant_id or '*'}/{self.slug}"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCredential:
+    """A tenant's own (BYO) credential for a provider, opened. `base_url` is empty for the provider's."""
+
+    credential_id: str
+    base_url: str
+    api_key: str = field(repr=False)
 
 
 type Choice = tuple[Target, int, int]
@@ -60,6 +91,11 @@ class RoutingSnapshot:
     models: Mapping[str, ModelEntry]
     policies: Mapping[tuple[UUID | None, str], PolicyEntry]
     providers: Mapping[str, str]
+    features: Mapping[tuple[UUID | None, str], FeatureEntry] = field(default_factory=dict)
+    bindings: Mapping[tuple[UUID | None, str], PolicyEntry] = field(default_factory=dict)
+    """(tenant, "") or (None, plan slug) -> the policy that rules its calls."""
+    own: Mapping[tuple[UUID, str], tuple[OwnCredential, ...]] = field(default_factory=dict)
+    """(tenant, provider slug) -> the tenant's own credentials there."""
     _by_name: dict[tuple[str, str], tuple[Target, ...]] = field(init=False, repr=False, compare=False)
     _choices: dict[tuple[UUID | None, str], tuple[Choice, ...]] = field(
         init=False, repr=False, compare=False, default_factory=dict

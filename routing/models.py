@@ -28,6 +28,14 @@ class Provider(Stamped):
     options = models.JSONField(
         default=dict, blank=True, help_text="Dialect extras, e.g. api_version for Azure."
     )
+    trains_on_data = models.BooleanField(
+        null=True,
+        blank=True,
+        help_text="Whether the provider may train on what is sent. Unknown counts as yes.",
+    )
+    retention_days = models.PositiveIntegerField(
+        null=True, blank=True, help_text="How long it keeps content. 0: zero retention; empty: unknown."
+    )
     is_enabled = models.BooleanField(default=True)
     first_byte_timeout_s = models.FloatField(default=10.0)
     stall_timeout_s = models.FloatField(default=10.0)
@@ -51,6 +59,13 @@ class Credential(Stamped):
     secret = models.BinaryField(help_text="AES-256-GCM under the owner's data key.")
     last_four = models.CharField(max_length=4, blank=True)
     base_url = models.URLField(max_length=500, blank=True)
+    weight = models.PositiveIntegerField(
+        default=1, help_text="Share of the calls among a provider's credentials."
+    )
+    limit_rpm = models.PositiveIntegerField(
+        null=True, blank=True, help_text="The provider's own limit, where its headers do not tell it."
+    )
+    limit_tpm = models.PositiveIntegerField(null=True, blank=True)
     is_enabled = models.BooleanField(default=True)
 
     objects = OwnedQuerySet["Credential"].as_manager()
@@ -72,6 +87,7 @@ class Model(Stamped):
     capabilities = ArrayField(models.CharField(max_length=32), default=list, blank=True)
     context_window = models.PositiveIntegerField(null=True, blank=True)
     max_output_tokens = models.PositiveIntegerField(null=True, blank=True)
+    is_enabled = models.BooleanField(default=True, help_text="Off: nobody is served this model.")
 
     class Meta:
         ordering = ("slug",)
@@ -192,6 +208,8 @@ class RoutingPolicyVersion(models.Model):
     class Strategy(models.TextChoices):
         COST = "cost"
         LATENCY = "latency"
+        RELIABILITY = "reliability"
+        SLO = "slo"
         WEIGHTED = "weighted"
         ORDERED = "ordered"
 
@@ -207,6 +225,14 @@ class RoutingPolicyVersion(models.Model):
     constraints = models.JSONField(
         default=dict, blank=True, help_text='{"regions": [], "max_price_per_million": ""} ...'
     )
+    fallback = models.JSONField(
+        default=list, blank=True, help_text="Targets tried after all others, in this order."
+    )
+    conduct = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text='{"recovery", "hold_back_tokens", "hedge_after_ms", "queue_ms"}: routing.types.Conduct.',
+    )
     max_attempts = models.PositiveSmallIntegerField(default=DEFAULT_MAX_ATTEMPTS)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.CharField(max_length=254, blank=True)
@@ -217,3 +243,71 @@ class RoutingPolicyVersion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.policy.slug}@{self.number}"
+
+
+class Feature(Stamped):
+    """A feature of the operator's product: the policy that rules its calls, and what it promises.
+
+    `tenant` empty: for all tenants. A call names it in X-Tollhouse-Feature.
+    """
+
+    slug = models.CharField(max_length=100)
+    name = models.CharField(max_length=200, blank=True)
+    tenant = models.ForeignKey(
+        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="features"
+    )
+    policy = models.ForeignKey(
+        RoutingPolicy, on_delete=models.PROTECT, null=True, blank=True, related_name="features"
+    )
+    slo_p95_ms = models.PositiveIntegerField(null=True, blank=True)
+    slo_success = models.DecimalField(
+        max_digits=6, decimal_places=5, null=True, blank=True, help_text="Share of calls, e.g. 0.999."
+    )
+    slo_max_cost = models.DecimalField(
+        max_digits=20, decimal_places=10, null=True, blank=True, help_text="Per call, in USD."
+    )
+
+    objects = OwnedQuerySet["Feature"].as_manager()
+
+    class Meta:
+        ordering = ("slug",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("tenant", "slug"), name="feature_slug_once", nulls_distinct=False
+            ),
+            models.CheckConstraint(
+                condition=models.Q(slo_success__isnull=True) | models.Q(slo_success__gt=0, slo_success__lt=1),
+                name="feature_success_share",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class PolicyBinding(Stamped):
+    """The policy that rules the calls of a tenant, or of all tenants on a plan. A feature's own goes first."""
+
+    policy = models.ForeignKey(RoutingPolicy, on_delete=models.PROTECT, related_name="bindings")
+    tenant = models.ForeignKey(
+        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="policy_bindings"
+    )
+    plan = models.SlugField(
+        max_length=63, blank=True, help_text="A plan's slug; empty for a tenant's binding."
+    )
+
+    objects = OwnedQuerySet["PolicyBinding"].as_manager()
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(fields=("tenant", "plan"), name="binding_once", nulls_distinct=False),
+            models.CheckConstraint(
+                condition=models.Q(tenant__isnull=False, plan="")
+                | (models.Q(tenant__isnull=True) & ~models.Q(plan="")),
+                name="binding_of_tenant_or_plan",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.policy} for {self.tenant or self.plan}"

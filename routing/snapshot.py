@@ -19,7 +19,7 @@ from routing.credentials import OperatorCredential
 from routing.entries import ModelEntry, PolicyEntry, PolicyTarget, RoutingSnapshot
 from routing.models import CostRate, Endpoint, Provider, RoutingPolicyVersion
 from routing.registry import base_url_of, dialect_of
-from routing.types import ProviderKind, Target
+from routing.types import Conduct, ProviderKind, Recovery, Target
 from tenants import versions
 
 __all__ = ["ModelEntry", "PolicyEntry", "PolicyTarget", "RoutingSnapshot", "load"]
@@ -41,7 +41,7 @@ def load() -> RoutingSnapshot:
     # The version comes first: a change during the load then makes the next poll load again.
     version = versions.current()["routing"]
     endpoints = list(
-        Endpoint.objects.filter(is_enabled=True, provider__is_enabled=True)
+        Endpoint.objects.filter(is_enabled=True, provider__is_enabled=True, model__is_enabled=True)
         .select_related("provider", "model")
         .order_by("model__slug", "provider__slug", "id")
     )
@@ -68,6 +68,13 @@ def policy_target(raw: str | Mapping[str, Any]) -> PolicyTarget:
     if isinstance(raw, str):
         return PolicyTarget(model=raw, provider=None, weight=1)
     return PolicyTarget(raw.get("model"), raw.get("provider"), int(raw.get("weight", 1)))
+
+
+def conduct_of(version: RoutingPolicyVersion) -> Conduct:
+    """How a version wants its calls carried out; what it leaves open is as `Conduct` has it."""
+    said = dict(version.conduct)
+    recovery = Recovery(said.pop("recovery", Recovery.END))
+    return Conduct(max_attempts=version.max_attempts, recovery=recovery, **said)
 
 
 def _models(endpoints: list[Endpoint], targets: Mapping[UUID, list[Target]]) -> dict[str, ModelEntry]:
@@ -100,6 +107,7 @@ def target_of(endpoint: Endpoint, secret: OperatorCredential | None, rates: Rate
         region=endpoint.region or provider.region,
         base_url=base_url_of(provider.kind, secret.base_url if secret else "", provider.base_url),
         credential_id=str(secret.id) if secret else "",
+        quota_key=f"{secret.id if secret else provider.slug}/{endpoint.provider_model}",
         api_key=secret.api_key if secret else "",
         operations=frozenset(model.operations) & dialect_of(provider.kind).operations,
         capabilities=frozenset(model.capabilities),
@@ -111,6 +119,8 @@ def target_of(endpoint: Endpoint, secret: OperatorCredential | None, rates: Rate
         first_byte_timeout_s=provider.first_byte_timeout_s,
         stall_timeout_s=provider.stall_timeout_s,
         total_timeout_s=provider.total_timeout_s,
+        trains_on_data=provider.trains_on_data,
+        retention_days=provider.retention_days,
     )
 
 
@@ -183,8 +193,9 @@ def _policies() -> dict[tuple[UUID | None, str], PolicyEntry]:
             strategy=version.strategy,
             targets=tuple(policy_target(raw) for raw in version.targets),
             constraints=dict(version.constraints),
-            max_attempts=version.max_attempts,
             tenant_id=version.policy.tenant_id,
+            fallback=tuple(policy_target(raw) for raw in version.fallback),
+            conduct=conduct_of(version),
         )
         for version in newest
     }

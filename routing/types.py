@@ -3,7 +3,7 @@
 Plain data only. Nothing here may import Django, touch a network, a clock or a random source.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -162,6 +162,10 @@ class Target:
     first_byte_timeout_s: float
     stall_timeout_s: float
     total_timeout_s: float
+    quota_key: str = ""  # whose rate limits a call takes from: credential and provider model
+    is_own: bool = False  # the credential is the tenant's own (BYO): the provider bills the tenant
+    trains_on_data: bool | None = None  # None: the operator has not said, which counts as yes
+    retention_days: int | None = None  # how long the provider keeps content; None: not said
 
 
 # ------------------------------------------------------------------ the adapter contract
@@ -266,6 +270,49 @@ class Ranked:
 DEFAULT_MAX_ATTEMPTS = 3
 
 
+class Recovery(StrEnum):
+    """What becomes of a stream that breaks after something was shown."""
+
+    END = "end"  # a typed error event, never a clean end
+    CONTINUE = "continue"  # another target goes on from the text shown
+    BUFFERED = "buffered"  # the newest part is held back, so that a cut restarts unseen
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """How a policy wants its calls carried out, beside the order of their targets."""
+
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS  # tries in all, retries of the same target and hedges included
+    recovery: Recovery = Recovery.END
+    hold_back_tokens: int | None = None  # of a buffered stream; None: the whole answer
+    hedge_after_ms: int | None = None  # None: never; 0: after the target's own p95 time to first byte
+    queue_ms: int = (
+        250  # the longest wait for a provider's rate limit before the call spills to the next target
+    )
+
+
+DEFAULT_CONDUCT = Conduct()
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The arm of an experiment that a call was given."""
+
+    experiment: str  # slug
+    arm: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # body fields the arm sets
+    system_prompt: str = ""  # replaces the first system message; empty: as the caller wrote it
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A share of a policy's calls is sent to another target too; its answer is never shown."""
+
+    target: Target
+    reason: str
+    rollout: str = ""  # id of the gated rollout it measures for, or ""
+
+
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
     """Targets in the order to try them, and the reasons. `policy` is `slug@version` or ""."""
@@ -274,8 +321,45 @@ class RoutePlan:
     strategy: str
     targets: tuple[Ranked, ...]
     dropped: tuple[Dropped, ...]
-    max_attempts: int = DEFAULT_MAX_ATTEMPTS  # tries in all, retries of the same target included
+    conduct: Conduct = DEFAULT_CONDUCT
+    assignment: Assignment | None = None
+    mirror: Mirror | None = None
 
 
-type LatencyOf = Callable[[str], float | None]
-"""Measured time to first byte of an endpoint in milliseconds, None while unknown."""
+# ------------------------------------------------------------------ health
+
+
+class Circuit(StrEnum):
+    """A circuit breaker's state."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointHealth:
+    """What all workers together have lately seen of one endpoint. None: too little is known."""
+
+    circuit: Circuit = Circuit.CLOSED
+    open_until: float = 0.0  # unix seconds
+    is_probe: bool = False  # half open, and this worker holds the permit for the one probe
+    success: float | None = None  # share of attempts in [0, 1]
+    samples: int = 0  # attempts behind `success`
+    first_byte_p50_ms: float | None = None
+    first_byte_p95_ms: float | None = None
+    latency_p95_ms: float | None = None  # of whole answers, streams included
+    output_tokens_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The state of the providers at one moment, as the planner sees it."""
+
+    endpoints: Mapping[str, EndpointHealth] = field(default_factory=dict)
+    pauses: Mapping[str, float] = field(default_factory=dict)  # quota_key -> unix seconds (Retry-After)
+    burn: Mapping[str, float] = field(default_factory=dict)
+    """Feature key (`entries.FeatureEntry.key`) -> burn rate of its error budget; 1.0 spends it exactly in time."""
+
+
+NO_HEALTH = Health()

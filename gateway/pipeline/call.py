@@ -38,6 +38,8 @@ class Attempt:
     latency_ms: int = 0
     first_byte_ms: int | None = None
     retry_after_s: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # the reply's, names in lower case
+    is_hedge: bool = False  # sent while another attempt was still silent
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ async def execute(call: Call, plan: RoutePlan, process: Process) -> Answer:
     for ranked in plan.targets:
         target = ranked.target
         for is_retry in (False, True):
-            if len(call.attempts) >= plan.max_attempts or time.monotonic() >= deadline:
+            if len(call.attempts) >= plan.conduct.max_attempts or time.monotonic() >= deadline:
                 raise exhausted(call)
             if call.attempts or target is not opened_for:
                 reopen(call, target, process)
@@ -129,7 +129,7 @@ async def _attempt(call: Call, target: Target, process: Process, deadline: float
         close(attempt, Status.CANCELLED)
         raise
     fail(attempt, error)
-    process.telemetry.failed(target.endpoint_id, waited_ms=attempt.latency_ms)
+    process.health.failed(target, error, waited_ms=attempt.latency_ms)
     raise error
 
 
@@ -140,7 +140,7 @@ async def _fetch(
     response: WholeResponse = await process.transport(attempt.target.kind).send(
         wire, first_byte_timeout_s=limit_s, total_timeout_s=limit_s
     )
-    attempt.http_status = response.status
+    attempt.http_status, attempt.headers = response.status, response.headers
     if response.status >= 300:
         raise adapter.classify_error(response.status, response.headers, response.body)
     reply = adapter.parse_reply(call.operation, call.body, response.body, attempt.target)
@@ -161,7 +161,7 @@ async def _open_stream(
     response: ResponseStream = await process.transport(target.kind).open(
         wire, first_byte_timeout_s=first_byte_s, stall_timeout_s=target.stall_timeout_s
     )
-    attempt.http_status = response.status
+    attempt.http_status, attempt.headers = response.status, response.headers
     try:
         async with asyncio.timeout(first_byte_s - (time.monotonic() - attempt.started_s)):
             if response.status >= 300:

@@ -68,6 +68,22 @@ def record(call: Call, process: Process) -> None:
     process.telemetry.counters[f"requests:{call.operation}:{call.status}"] += 1
 
 
+def observe(call: Call, attempt: Attempt, process: Process) -> None:
+    """Tell what a successful attempt was like to those who learn from it."""
+    usage, target = attempt.usage, attempt.target
+    process.health.succeeded(
+        target,
+        first_byte_ms=attempt.first_byte_ms or 0,
+        latency_ms=attempt.latency_ms,
+        output_tokens=usage.output_tokens if usage else 0,
+        headers=attempt.headers,
+    )
+    if usage is not None and usage.source == "provider":
+        process.telemetry.counted(
+            target.endpoint_id, size_bytes=call.input_bytes, input_tokens=usage.input_tokens
+        )
+
+
 def spent_by(call: Call) -> Spent:
     last = call.attempts[-1].usage if call.attempts else None
     return Spent(

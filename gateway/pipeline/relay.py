@@ -14,7 +14,7 @@ from billing.rating.money import amount_text
 from gateway.pipeline import estimate
 from gateway.pipeline.call import Call, Status
 from gateway.pipeline.execute import StreamAnswer, advance, close, from_client
-from gateway.pipeline.record import record
+from gateway.pipeline.record import observe, record
 from gateway.state.clients import ClientError
 from gateway.state.process import Process
 from routing.types import ErrorKind, ProviderError, StreamState, Usage
@@ -98,12 +98,7 @@ def finish(
     call.response_model = state.served_model or attempt.target.provider_model
     call.ended_s = time.monotonic()
     if how is Status.OK:
-        process.telemetry.succeeded(
-            attempt.target.endpoint_id,
-            first_byte_ms=attempt.first_byte_ms or 0,
-            size_bytes=call.input_bytes,
-            input_tokens=attempt.usage.input_tokens if attempt.usage.source == "provider" else 0,
-        )
+        observe(call, attempt, process)
     record(call, process)
 
 

@@ -7,7 +7,7 @@ from gateway.pipeline.admit import admit, expected_output
 from gateway.pipeline.authenticate import UnknownKey, authenticate, permit
 from gateway.pipeline.call import Call, Caller
 from gateway.pipeline.execute import StreamAnswer, WholeAnswer, execute
-from gateway.pipeline.record import record
+from gateway.pipeline.record import observe, record
 from gateway.pipeline.relay import CLIENT_LEFT
 from gateway.state.process import Process
 from routing.policies.plan import PlanRequest, plan
@@ -69,7 +69,7 @@ def choose(call: Call, caller: Caller, process: Process) -> RoutePlan:
             allow_unpriced=process.allow_unpriced,
         ),
         snapshot.routing,
-        latency_of=process.telemetry.latency_of,
+        health=process.health.view,
         now=call.occurred_at,
         draw=process.random(),
     )
@@ -79,12 +79,7 @@ def succeed(call: Call, answer: WholeAnswer, process: Process) -> None:
     attempt, reply = answer.attempt, answer.reply
     call.finish_reason = reply.finish_reason or ""
     call.response_model = reply.model
-    process.telemetry.succeeded(
-        attempt.target.endpoint_id,
-        first_byte_ms=attempt.latency_ms,
-        size_bytes=call.input_bytes,
-        input_tokens=reply.usage.input_tokens if reply.usage else 0,
-    )
+    observe(call, attempt, process)
     call.ended_s = time.monotonic()
     record(call, process)
 

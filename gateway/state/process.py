@@ -21,6 +21,7 @@ from django.db import close_old_connections, connections
 
 from gateway.state import budgets, snapshot
 from gateway.state.clients import HttpClient
+from gateway.state.health import HealthTracker
 from gateway.state.journal import Journal
 from gateway.state.limits import EPOCH, OPEN, STREAM, Admission, BudgetHold, Limits, Settlement
 from gateway.state.redis import RedisPipe, RedisReplyError, RedisUnavailable
@@ -54,6 +55,7 @@ class Process:
         self.http = HttpClient()
         self.sandbox = SandboxClient()
         self.telemetry = Telemetry()
+        self.health = HealthTracker()
         self.journal = Journal(settings.TOLLHOUSE_DATA / "journal", self.worker)
         self.live: dict[str, tuple[bytes, Admission]] = {}
         self.unsettled: dict[str, Settlement] = {}

@@ -4,7 +4,7 @@ Fails closed: what a region, an allowlist or a policy's constraint does not clea
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import IntEnum
@@ -14,7 +14,7 @@ from uuid import UUID
 
 from routing.catalog.cost import Unpriced, estimate_pico, price_per_million
 from routing.entries import Choice, PolicyEntry, RoutingSnapshot
-from routing.types import DEFAULT_MAX_ATTEMPTS, Dropped, LatencyOf, Operation, Ranked, RoutePlan, Target
+from routing.types import DEFAULT_CONDUCT, Dropped, Health, Operation, Ranked, RoutePlan, Target
 from tenants.errors import ApiError
 
 POLICY_PREFIX = "policy:"
@@ -26,6 +26,9 @@ PRIOR_MS = 1000.0
 NOT_COMPARABLE = float("inf")
 DRAWN_PLACES = 5
 MEMO_ENTRIES = 10_000
+
+type LatencyOf = Callable[[str], float | None]
+"""Measured time to first byte of an endpoint in milliseconds, None while unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class _Sieved(NamedTuple):
 
 
 def plan(
-    request: PlanRequest, snapshot: RoutingSnapshot, *, latency_of: LatencyOf, now: float, draw: float
+    request: PlanRequest, snapshot: RoutingSnapshot, *, health: Health, now: float, draw: float
 ) -> RoutePlan:
     """The targets to try in order, with the reasons for each kept and dropped one.
 
@@ -111,12 +114,17 @@ def plan(
             raise _not_found(request.model)
         raise _refusal(request, furthest, sieved.limits)
     strategy = policy.strategy if policy else "weighted"
+
+    def latency_of(endpoint_id: str) -> float | None:
+        seen = health.endpoints.get(endpoint_id)
+        return seen.first_byte_p50_ms if seen else None
+
     return RoutePlan(
-        policy=f"{policy.slug}@{policy.number}" if policy else "",
+        policy=policy.name if policy else "",
         strategy=strategy,
         targets=tuple(_ranked(strategy if policy else "", kept, sieved, latency_of=latency_of, draw=draw)),
         dropped=(*sieved.dropped, *dropped),
-        max_attempts=policy.max_attempts if policy else DEFAULT_MAX_ATTEMPTS,
+        conduct=policy.conduct if policy else DEFAULT_CONDUCT,
     )
 
 

@@ -67,7 +67,6 @@ def policy(slug: str, strategy: str, *targets: PolicyTarget | str, **fields: Any
             "strategy": strategy,
             "targets": pointers,
             "constraints": {},
-            "max_attempts": 3,
             "tenant_id": None,
             **fields,
         }

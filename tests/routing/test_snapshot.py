@@ -18,7 +18,7 @@ from routing.models import (
 )
 from routing.policies.plan import PlanRequest, plan
 from routing.snapshot import PolicyTarget
-from routing.types import Operation, ProviderKind, Target
+from routing.types import NO_HEALTH, Operation, ProviderKind, Target
 from tenants.ids import uuid7
 from tenants.models import Tenant
 from tenants.principal import SYSTEM
@@ -216,7 +216,7 @@ def test_the_newest_wording_of_every_enabled_policy_is_in_force() -> None:
     policies = snapshot.load().policies
     assert set(policies) == {(None, "p"), (tenant.pk, "p")}
     entry = policies[None, "p"]
-    assert (entry.number, entry.strategy, entry.max_attempts) == (2, "latency", 3)
+    assert (entry.number, entry.strategy, entry.conduct.max_attempts) == (2, "latency", 3)
     assert entry.targets == (PolicyTarget("m-1", None, 1), PolicyTarget("m-2", "oai", 4))
 
 
@@ -260,7 +260,7 @@ def test_the_demos_policies_choose_as_they_say(model: str, first: tuple[str, str
     answer = plan(
         PlanRequest(model, Operation.CHAT, uuid7(), input_tokens=100, output_tokens=100),
         snapshot.load(),
-        latency_of=lambda endpoint_id: None,
+        health=NO_HEALTH,
         now=timezone.now().timestamp(),
         draw=0.5,
     )
@@ -274,7 +274,7 @@ def test_the_demo_serves_embeddings_by_policy_too() -> None:
     answer = plan(
         PlanRequest("policy:cost-optimized", Operation.EMBEDDINGS, uuid7(), input_tokens=100),
         snapshot.load(),
-        latency_of=lambda endpoint_id: None,
+        health=NO_HEALTH,
         now=timezone.now().timestamp(),
         draw=0.5,
     )

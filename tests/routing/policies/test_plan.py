@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from routing.entries import PolicyTarget, RoutingSnapshot
 from routing.policies.plan import EXPLORE_SHARE, PlanRequest, check_constraints, plan
-from routing.types import Operation, RoutePlan
+from routing.types import EndpointHealth, Health, Operation, RoutePlan
 from tenants.errors import ApiError
 from tests.routing.targets import NOW, card, policy, snapshot, target
 
@@ -29,7 +29,16 @@ def asked(
             **fields,
         }
     )
-    return plan(request, routes, latency_of=(latency or {}).get, now=NOW, draw=draw)
+    return plan(request, routes, health=health_of(latency or {}), now=NOW, draw=draw)
+
+
+def health_of(latency: dict[str, float]) -> Health:
+    return Health(
+        endpoints={
+            endpoint_id: EndpointHealth(first_byte_p50_ms=first_byte_ms)
+            for endpoint_id, first_byte_ms in latency.items()
+        }
+    )
 
 
 def order(answer: RoutePlan) -> list[str]:
