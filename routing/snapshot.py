@@ -6,7 +6,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from routing import credentials
 from routing.catalog.cost import Rate, RateCard, RatesInvalid
 from routing.credentials import OperatorCredential
 from routing.entries import ModelEntry, PolicyEntry, PolicyTarget, RoutingSnapshot
-from routing.models import CostRate, Endpoint, Provider, RoutingPolicyVersion
+from routing.models import CostRate, Endpoint, Provider, RoutingPolicy, RoutingPolicyVersion
 from routing.registry import base_url_of, dialect_of
 from routing.types import Conduct, ProviderKind, Recovery, Target
 from tenants import versions
@@ -32,8 +32,8 @@ RATES_KEPT_FOR = timedelta(days=1)
 NO_RATES = RateCard(())
 
 
-def load() -> RoutingSnapshot:
-    """The configuration as the database has it now, secrets opened.
+def load(*, rates_since: datetime | None = None) -> RoutingSnapshot:
+    """The configuration as the database has it now, secrets opened; for a look back, with rates since then.
 
     A row that cannot be used (a secret under a lost key, rates that contradict each other) is logged and
     left out: it must not take the other routes down with it.
@@ -51,7 +51,7 @@ def load() -> RoutingSnapshot:
         for endpoint in endpoints
         if endpoint.provider_id in secrets or not dialect_of(endpoint.provider.kind).needs_key
     ]
-    cards = _cards([endpoint for endpoint, _ in usable])
+    cards = _cards([endpoint for endpoint, _ in usable], since=rates_since)
     targets: dict[UUID, list[Target]] = defaultdict(list)
     for endpoint, secret in usable:
         targets[endpoint.model_id].append(target_of(endpoint, secret, cards.get(endpoint.pk, NO_RATES)))
@@ -139,12 +139,12 @@ def price_keys(provider: Provider, provider_model: str, model_slug: str) -> tupl
     return tuple(dict.fromkeys(keys))
 
 
-def _cards(endpoints: list[Endpoint]) -> dict[UUID, RateCard]:
+def _cards(endpoints: list[Endpoint], *, since: datetime | None) -> dict[UUID, RateCard]:
     wanted = {e.pk: price_keys(e.provider, e.provider_model, e.model.slug) for e in endpoints}
     keys = {key for candidates in wanted.values() for key in candidates}
     rates: dict[tuple[str, str], list[Rate]] = defaultdict(list)
     rows = CostRate.objects.filter(
-        Q(effective_to__isnull=True) | Q(effective_to__gt=timezone.now() - RATES_KEPT_FOR),
+        Q(effective_to__isnull=True) | Q(effective_to__gt=since or timezone.now() - RATES_KEPT_FOR),
         provider__in={provider for provider, _ in keys},
         provider_model__in={name for _, name in keys},
     )
@@ -187,15 +187,20 @@ def _policies() -> dict[tuple[UUID | None, str], PolicyEntry]:
         .select_related("policy")
     )
     return {
-        (version.policy.tenant_id, version.policy.slug): PolicyEntry(
-            slug=version.policy.slug,
-            number=version.number,
-            strategy=version.strategy,
-            targets=tuple(policy_target(raw) for raw in version.targets),
-            constraints=dict(version.constraints),
-            tenant_id=version.policy.tenant_id,
-            fallback=tuple(policy_target(raw) for raw in version.fallback),
-            conduct=conduct_of(version),
-        )
+        (version.policy.tenant_id, version.policy.slug): policy_entry(version.policy, version)
         for version in newest
     }
+
+
+def policy_entry(policy: RoutingPolicy, version: RoutingPolicyVersion) -> PolicyEntry:
+    """The policy in this wording, stored or not."""
+    return PolicyEntry(
+        slug=policy.slug,
+        number=version.number,
+        strategy=version.strategy,
+        targets=tuple(policy_target(raw) for raw in version.targets),
+        constraints=dict(version.constraints),
+        tenant_id=policy.tenant_id,
+        fallback=tuple(policy_target(raw) for raw in version.fallback),
+        conduct=conduct_of(version),
+    )
