@@ -11,7 +11,20 @@ from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
 
-from billing.models import Budget, Plan, PlanVersion, Subscription
+from billing.models import (
+    AlertAction,
+    AlertAttempt,
+    AlertChannel,
+    AlertDelivery,
+    AlertFiring,
+    AlertRule,
+    AlertStep,
+    AlertWatch,
+    Budget,
+    Plan,
+    PlanVersion,
+    Subscription,
+)
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[models.Model]
@@ -59,3 +72,52 @@ class BudgetAdmin(_Admin):
     list_select_related = ("tenant",)
     list_filter: ClassVar = ("measure", "window", "mode", "is_enabled")
     raw_id_fields = ("tenant", "api_key")
+
+
+@admin.register(AlertChannel)
+class AlertChannelAdmin(_Admin):
+    list_display = ("tenant", "name", "kind", "target", "is_enabled")
+    list_select_related = ("tenant",)
+    list_filter: ClassVar = ("kind", "is_enabled")
+    raw_id_fields = ("tenant",)
+    readonly_fields = ("kind", "target")  # sealed with them: a new channel is the way to another target
+
+
+@admin.register(AlertRule)
+class AlertRuleAdmin(_Admin):
+    list_display = ("tenant", "name", "kind", "severity", "is_enabled")
+    list_select_related = ("tenant",)
+    list_filter: ClassVar = ("kind", "severity", "is_enabled")
+    raw_id_fields = ("tenant", "budget", "api_key")
+
+
+@admin.register(AlertStep)
+class AlertStepAdmin(_Admin):
+    list_display = ("rule", "channel", "after_s")
+    list_select_related = ("rule", "channel")
+    raw_id_fields = ("rule", "channel")
+
+
+@admin.register(AlertFiring)
+class AlertFiringAdmin(ReadOnly):
+    list_display = ("fired_at", "tenant", "title", "severity", "resolved_at")
+    list_select_related = ("tenant",)
+    list_filter: ClassVar = ("kind", "severity")
+
+
+@admin.register(AlertDelivery)
+class AlertDeliveryAdmin(ReadOnly):
+    list_display = ("next_at", "tenant", "event", "channel_label", "state", "attempts")
+    list_select_related = ("tenant",)
+    list_filter: ClassVar = ("state", "event")
+
+
+@admin.register(AlertAttempt, AlertWatch)
+class AlertTraceAdmin(ReadOnly):
+    pass
+
+
+@admin.register(AlertAction)
+class AlertActionAdmin(ReadOnly):
+    list_display = ("created_at", "action", "api_key", "until", "undone_at")
+    list_select_related = ("api_key",)
