@@ -79,15 +79,28 @@ def wording_of(version: RoutingPolicyVersion) -> Wording:
     return Wording(version.strategy, version.targets, version.constraints, version.max_attempts)
 
 
+def draft(*, policy: RoutingPolicy, wording: Wording) -> RoutingPolicyVersion:
+    """The policy's next version with this wording, checked and not stored. Raises ApiError: invalid_request."""
+    _check(wording)
+    current = newest(policy)
+    return _worded(policy, current.number + 1 if current else 1, wording)
+
+
 def _publish(policy: RoutingPolicy, number: int, wording: Wording, actor: Principal) -> RoutingPolicyVersion:
-    return RoutingPolicyVersion.objects.create(
+    version = _worded(policy, number, wording)
+    version.created_by = actor.label
+    version.save(force_insert=True)
+    return version
+
+
+def _worded(policy: RoutingPolicy, number: int, wording: Wording) -> RoutingPolicyVersion:
+    return RoutingPolicyVersion(
         policy=policy,
         number=number,
         strategy=wording.strategy,
         targets=list(wording.targets),
         constraints=dict(wording.constraints),
         max_attempts=wording.max_attempts,
-        created_by=actor.label,
     )
 
 
