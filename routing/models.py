@@ -311,3 +311,38 @@ class PolicyBinding(Stamped):
 
     def __str__(self) -> str:
         return f"{self.policy} for {self.tenant or self.plan}"
+
+
+class KillSwitch(models.Model):
+    """A provider, a model or a tenant that was cut off at once: by whom, when, why, and when it came back.
+
+    Stands above `is_enabled`: while `restored_at` is empty nothing goes there. Never deleted.
+    """
+
+    class Kind(models.TextChoices):
+        PROVIDER = "provider"
+        MODEL = "model"
+        TENANT = "tenant"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    kind = models.CharField(max_length=16, choices=Kind)
+    target = models.CharField(max_length=200, help_text="The slug.")
+    reason = models.CharField(max_length=500)
+    before = models.JSONField(default=dict, help_text="What it was, so that a restore gives back just that.")
+    thrown_at = models.DateTimeField(auto_now_add=True)
+    thrown_by = models.CharField(max_length=254)
+    restored_at = models.DateTimeField(null=True, blank=True)
+    restored_by = models.CharField(max_length=254, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("kind", "target"),
+                condition=models.Q(restored_at__isnull=True),
+                name="kill_switch_thrown_once",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.target}"

@@ -4,10 +4,12 @@
 """
 
 import logging
+import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from fractions import Fraction
+from typing import Any, Final
 from uuid import UUID
 
 from django.db.models import Q
@@ -16,8 +18,17 @@ from django.utils import timezone
 from routing import credentials
 from routing.catalog.cost import Rate, RateCard, RatesInvalid
 from routing.credentials import OperatorCredential
-from routing.entries import ModelEntry, PolicyEntry, PolicyTarget, RoutingSnapshot
-from routing.models import CostRate, Endpoint, Provider, RoutingPolicy, RoutingPolicyVersion
+from routing.entries import FeatureEntry, ModelEntry, PolicyEntry, PolicyTarget, RoutingSnapshot
+from routing.models import (
+    CostRate,
+    Endpoint,
+    Feature,
+    KillSwitch,
+    PolicyBinding,
+    Provider,
+    RoutingPolicy,
+    RoutingPolicyVersion,
+)
 from routing.registry import base_url_of, dialect_of
 from routing.types import Conduct, ProviderKind, Recovery, Target
 from tenants import versions
@@ -28,6 +39,11 @@ logger = logging.getLogger(__name__)
 
 RATES_KEPT_FOR = timedelta(days=1)
 """A rate that ended longer ago can price no call that is still under way."""
+
+PICO: Final = 10**12
+
+FINEST_SHARE: Final = 10**6
+"""Weights are whole numbers; beyond this common denominator credentials share by rounded ones."""
 
 NO_RATES = RateCard(())
 
@@ -40,27 +56,67 @@ def load(*, rates_since: datetime | None = None) -> RoutingSnapshot:
     """
     # The version comes first: a change during the load then makes the next poll load again.
     version = versions.current()["routing"]
+    killed = _killed()
     endpoints = list(
         Endpoint.objects.filter(is_enabled=True, provider__is_enabled=True, model__is_enabled=True)
+        .exclude(provider__slug__in=killed[KillSwitch.Kind.PROVIDER])
+        .exclude(model__slug__in=killed[KillSwitch.Kind.MODEL])
         .select_related("provider", "model")
         .order_by("model__slug", "provider__slug", "id")
     )
     secrets = credentials.unseal_all()
-    usable = [
-        (endpoint, secrets.get(endpoint.provider_id))
-        for endpoint in endpoints
-        if endpoint.provider_id in secrets or not dialect_of(endpoint.provider.kind).needs_key
-    ]
-    cards = _cards([endpoint for endpoint, _ in usable], since=rates_since)
+    own = credentials.unseal_own()
+    cards = _cards(endpoints, since=rates_since)
     targets: dict[UUID, list[Target]] = defaultdict(list)
-    for endpoint, secret in usable:
-        targets[endpoint.model_id].append(target_of(endpoint, secret, cards.get(endpoint.pk, NO_RATES)))
+    shares = {provider: _shares(held) for provider, held in secrets.items()}
+    scale = _scale(shares.values())
+    for endpoint in endpoints:
+        rates = cards.get(endpoint.pk, NO_RATES)
+        held = secrets.get(endpoint.provider_id)
+        if held is not None:
+            for secret, share in zip(held, shares[endpoint.provider_id], strict=True):
+                weight = round(endpoint.weight * scale * share)
+                targets[endpoint.model_id].append(target_of(endpoint, secret, rates, weight=weight))
+            continue
+        if not dialect_of(endpoint.provider.kind).needs_key:
+            target = target_of(endpoint, None, rates, weight=endpoint.weight * scale)
+            targets[endpoint.model_id].append(target)
+    policies, by_id = _policies()
     return RoutingSnapshot(
         version=version,
         models=_models(endpoints, targets),
-        policies=_policies(),
-        providers=dict(Provider.objects.filter(is_enabled=True).values_list("slug", "kind")),
+        policies=policies,
+        providers=dict(
+            Provider.objects.filter(is_enabled=True)
+            .exclude(slug__in=killed[KillSwitch.Kind.PROVIDER])
+            .values_list("slug", "kind")
+        ),
+        features=_features(by_id),
+        bindings=_bindings(by_id),
+        own=own,
     )
+
+
+def _killed() -> Mapping[str, frozenset[str]]:
+    """The slugs that are cut off, by kind."""
+    thrown: dict[str, set[str]] = {kind: set() for kind in KillSwitch.Kind.values}
+    for kind, target in KillSwitch.objects.filter(restored_at=None).values_list("kind", "target"):
+        thrown[kind].add(target)
+    return {kind: frozenset(targets) for kind, targets in thrown.items()}
+
+
+def _shares(held: Sequence[OperatorCredential]) -> tuple[Fraction, ...]:
+    """How a provider's credentials share its calls; equally if none has a weight."""
+    total = sum(secret.weight for secret in held)
+    if not total:
+        return tuple(Fraction(1, len(held)) for _ in held)
+    return tuple(Fraction(secret.weight, total) for secret in held)
+
+
+def _scale(shares: Iterable[Sequence[Fraction]]) -> int:
+    """What all weights are multiplied by, so that every credential's part of an endpoint's is whole."""
+    denominators = {share.denominator for each in shares for share in each}
+    return min(math.lcm(*denominators), FINEST_SHARE)
 
 
 def policy_target(raw: str | Mapping[str, Any]) -> PolicyTarget:
@@ -95,8 +151,15 @@ def _models(endpoints: list[Endpoint], targets: Mapping[UUID, list[Target]]) -> 
     }
 
 
-def target_of(endpoint: Endpoint, secret: OperatorCredential | None, rates: RateCard) -> Target:
-    """The endpoint (with its provider and model) as calls see it."""
+def target_of(
+    endpoint: Endpoint,
+    secret: OperatorCredential | None,
+    rates: RateCard,
+    *,
+    weight: int | None = None,
+    needs_own: bool = False,
+) -> Target:
+    """The endpoint (with its provider and model) as calls see it. `weight`: this credential's part of its own."""
     provider, model = endpoint.provider, endpoint.model
     return Target(
         endpoint_id=str(endpoint.pk),
@@ -113,7 +176,7 @@ def target_of(endpoint: Endpoint, secret: OperatorCredential | None, rates: Rate
         capabilities=frozenset(model.capabilities),
         context_window=model.context_window,
         max_output_tokens=model.max_output_tokens,
-        weight=endpoint.weight,
+        weight=endpoint.weight if weight is None else weight,
         rates=rates,
         options={name: str(value) for name, value in provider.options.items()},
         first_byte_timeout_s=provider.first_byte_timeout_s,
@@ -121,6 +184,9 @@ def target_of(endpoint: Endpoint, secret: OperatorCredential | None, rates: Rate
         total_timeout_s=provider.total_timeout_s,
         trains_on_data=provider.trains_on_data,
         retention_days=provider.retention_days,
+        limit_rpm=secret.limit_rpm if secret else None,
+        limit_tpm=secret.limit_tpm if secret else None,
+        needs_own=needs_own,
     )
 
 
@@ -179,17 +245,16 @@ def rate_of(row: CostRate) -> Rate:
     )
 
 
-def _policies() -> dict[tuple[UUID | None, str], PolicyEntry]:
+def _policies() -> tuple[dict[tuple[UUID | None, str], PolicyEntry], Mapping[UUID, PolicyEntry]]:
+    """The enabled policies in their newest wording: by owner and slug, and by id."""
     newest = (
         RoutingPolicyVersion.objects.filter(policy__is_enabled=True)
         .order_by("policy_id", "-number")
         .distinct("policy_id")
         .select_related("policy")
     )
-    return {
-        (version.policy.tenant_id, version.policy.slug): policy_entry(version.policy, version)
-        for version in newest
-    }
+    by_id = {version.policy_id: policy_entry(version.policy, version) for version in newest}
+    return {(entry.tenant_id, entry.slug): entry for entry in by_id.values()}, by_id
 
 
 def policy_entry(policy: RoutingPolicy, version: RoutingPolicyVersion) -> PolicyEntry:
@@ -204,3 +269,22 @@ def policy_entry(policy: RoutingPolicy, version: RoutingPolicyVersion) -> Policy
         fallback=tuple(policy_target(raw) for raw in version.fallback),
         conduct=conduct_of(version),
     )
+
+
+def _features(policies: Mapping[UUID, PolicyEntry]) -> dict[tuple[UUID | None, str], FeatureEntry]:
+    return {
+        (row.tenant_id, row.slug): FeatureEntry(
+            slug=row.slug,
+            tenant_id=row.tenant_id,
+            policy=policies.get(row.policy_id) if row.policy_id else None,
+            target_p95_ms=row.slo_p95_ms,
+            target_success=float(row.slo_success) if row.slo_success is not None else None,
+            max_cost_pico=int(row.slo_max_cost * PICO) if row.slo_max_cost is not None else None,
+        )
+        for row in Feature.objects.all()
+    }
+
+
+def _bindings(policies: Mapping[UUID, PolicyEntry]) -> dict[tuple[UUID | None, str], PolicyEntry]:
+    rows = PolicyBinding.objects.values_list("tenant_id", "plan", "policy_id")
+    return {(tenant, plan): policies[policy] for tenant, plan, policy in rows if policy in policies}

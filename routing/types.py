@@ -166,6 +166,9 @@ class Target:
     is_own: bool = False  # the credential is the tenant's own (BYO): the provider bills the tenant
     trains_on_data: bool | None = None  # None: the operator has not said, which counts as yes
     retention_days: int | None = None  # how long the provider keeps content; None: not said
+    limit_rpm: int | None = None  # the provider's limit of this credential, where its headers do not tell
+    limit_tpm: int | None = None
+    needs_own: bool = False  # the operator has no credential here: served only with a tenant's own
 
 
 # ------------------------------------------------------------------ the adapter contract

@@ -7,18 +7,22 @@ from django.utils import timezone
 
 from routing import credentials, demo, snapshot
 from routing.catalog.cost import Unpriced, cost_of, price_per_million
+from routing.entries import FeatureEntry
 from routing.models import (
     CostRate,
     Credential,
     Endpoint,
+    Feature,
+    KillSwitch,
     Model,
+    PolicyBinding,
     Provider,
     RoutingPolicy,
     RoutingPolicyVersion,
 )
 from routing.policies.plan import PlanRequest, plan
 from routing.snapshot import PolicyTarget
-from routing.types import NO_HEALTH, Operation, ProviderKind, Target
+from routing.types import NO_HEALTH, Conduct, Operation, ProviderKind, Recovery, Target
 from tenants.ids import uuid7
 from tenants.models import Tenant
 from tenants.principal import SYSTEM
@@ -224,7 +228,7 @@ def test_the_number_of_queries_does_not_grow_with_the_rows(django_assert_num_que
     for number in range(5):
         serve(provider=f"p{number % 2}", model=f"m-{number}", key="sk-0123456789ab" if number < 2 else "")
         price(f"p{number % 2}", f"m-{number}", "1")
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(11):
         snapshot.load()
 
 
@@ -279,3 +283,135 @@ def test_the_demo_serves_embeddings_by_policy_too() -> None:
         draw=0.5,
     )
     assert [ranked.target.model for ranked in answer.targets] == ["sandbox-embed", "sandbox-embed"]
+
+
+# ------------------------------------------------------------------ several credentials
+
+
+def lend(label: str, *, provider: str = "oai", tenant: Tenant | None = None, **fields: Any) -> Credential:
+    return credentials.store(
+        provider=Provider.objects.get(slug=provider),
+        tenant=tenant,
+        secret=f"sk-of-{label or 'nobody'}-0123",
+        label=label,
+        base_url=fields.pop("base_url", ""),
+        actor=SYSTEM,
+        **fields,
+    )
+
+
+def test_each_label_of_the_operator_gives_a_target_and_they_share_the_weight() -> None:
+    endpoint = serve(weight=5)
+    second = lend("second", weight=2, limit_rpm=600, limit_tpm=90_000)
+    serve(provider="other", weight=5)
+    mine, also_mine, other = sorted(targets(), key=lambda t: (t.provider, t.api_key))
+    assert {mine.endpoint_id, also_mine.endpoint_id} == {str(endpoint.pk)}
+    assert [(t.provider, t.weight) for t in (mine, also_mine, other)] == [
+        ("oai", 5), ("oai", 10), ("other", 15),
+    ]  # fmt: skip
+    assert (also_mine.credential_id, also_mine.api_key) == (str(second.pk), "sk-of-second-0123")
+    assert (also_mine.limit_rpm, also_mine.limit_tpm) == (600, 90_000)
+    assert also_mine.quota_key == f"{second.pk}/m-1"
+    assert mine.quota_key != also_mine.quota_key
+    assert other.quota_key == f"{other.credential_id}/m-1"
+
+
+def test_of_a_label_only_the_newest_counts() -> None:
+    serve()
+    newer = lend("")
+    (target,) = targets()
+    assert (target.credential_id, target.weight) == (str(newer.pk), 1)
+
+
+def test_credentials_without_any_weight_share_alike_and_one_without_waits_behind_the_others() -> None:
+    serve(key="")
+    for label in ("a", "b", "c"):
+        lend(label, weight=0)
+    assert [target.weight for target in targets()] == [1, 1, 1]
+    credentials.change(credential=Credential.objects.get(label="b"), changes={"weight": 7}, actor=SYSTEM)
+    assert sorted((target.api_key, target.weight) for target in targets()) == [
+        ("sk-of-a-0123", 0), ("sk-of-b-0123", 1), ("sk-of-c-0123", 0),
+    ]  # fmt: skip
+
+
+def test_a_server_without_a_key_has_its_own_quota() -> None:
+    serve(provider="local", kind="openai_compatible", key="")
+    (target,) = targets()
+    assert (target.credential_id, target.api_key, target.quota_key) == ("", "", "local/m-1")
+
+
+def test_a_tenants_own_credentials_are_kept_apart_from_the_operators() -> None:
+    serve()
+    acme = Tenant.objects.create(slug="acme", name="Acme")
+    globex = Tenant.objects.create(slug="globex", name="Globex")
+    lend("old", tenant=acme)
+    second = lend("new", tenant=acme, base_url="https://proxy.example/v1")
+    off = lend("", tenant=globex)
+    credentials.change(credential=off, changes={"is_enabled": False}, actor=SYSTEM)
+    held = snapshot.load()
+    assert list(held.own) == [(acme.id, "oai")]
+    old, new = held.own[acme.id, "oai"]
+    assert (old.base_url, old.api_key) == ("", "sk-of-old-0123")
+    assert (new.credential_id, new.base_url, new.api_key) == (
+        str(second.pk), "https://proxy.example/v1", "sk-of-new-0123",
+    )  # fmt: skip
+    assert "sk-of-new" not in repr(held)
+    assert [target.api_key for target in held.models["m-1"].targets] == ["sk-0123456789ab"]
+
+
+# ------------------------------------------------------------------ features, bindings, conduct
+
+
+def test_features_and_bindings_lead_to_the_policy_in_force() -> None:
+    serve()
+    acme = Tenant.objects.create(slug="acme", name="Acme")
+    careful = RoutingPolicy.objects.create(slug="careful")
+    RoutingPolicyVersion.objects.create(policy=careful, number=1, strategy="cost")
+    RoutingPolicyVersion.objects.create(
+        policy=careful,
+        number=2,
+        strategy="slo",
+        fallback=["m-1"],
+        conduct={"recovery": "buffered", "hold_back_tokens": 50, "hedge_after_ms": 0, "queue_ms": 100},
+        max_attempts=4,
+    )
+    off = RoutingPolicy.objects.create(slug="off", is_enabled=False)
+    RoutingPolicyVersion.objects.create(policy=off, number=1, strategy="cost")
+    Feature.objects.create(
+        slug="search",
+        policy=careful,
+        slo_p95_ms=2000,
+        slo_success=Decimal("0.999"),
+        slo_max_cost=Decimal("0.0100000001"),
+    )
+    Feature.objects.create(slug="search", tenant=acme)
+    PolicyBinding.objects.create(policy=careful, tenant=acme)
+    PolicyBinding.objects.create(policy=careful, plan="pro")
+    PolicyBinding.objects.create(policy=off, plan="free")
+    held = snapshot.load()
+    entry = held.policies[None, "careful"]
+    assert (entry.name, entry.fallback) == ("careful@2", (PolicyTarget("m-1", None, 1),))
+    assert entry.conduct == Conduct(
+        max_attempts=4, recovery=Recovery.BUFFERED, hold_back_tokens=50, hedge_after_ms=0, queue_ms=100
+    )
+    assert held.features[None, "search"] == FeatureEntry(
+        slug="search",
+        tenant_id=None,
+        policy=entry,
+        target_p95_ms=2000,
+        target_success=0.999,
+        max_cost_pico=10_000_000_100,
+    )
+    assert held.features[acme.id, "search"].policy is None
+    assert held.bindings == {(acme.id, ""): entry, (None, "pro"): entry}
+
+
+@pytest.mark.parametrize(("kind", "target"), [("provider", "oai"), ("model", "m-1")])
+def test_what_a_kill_switch_cut_off_is_no_target_until_it_is_restored(kind: str, target: str) -> None:
+    serve()
+    serve(provider="other", model="m-2")
+    thrown = KillSwitch.objects.create(kind=kind, target=target, reason="leak", thrown_by="root")
+    assert [each.provider for each in targets()] == ["other"]
+    assert ("oai" in snapshot.load().providers) is (kind == "model")
+    KillSwitch.objects.filter(pk=thrown.pk).update(restored_at=timezone.now())
+    assert sorted(each.provider for each in targets()) == ["oai", "other"]
