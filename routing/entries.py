@@ -47,10 +47,65 @@ class PolicyEntry:
     tenant_id: UUID | None
     fallback: tuple[PolicyTarget, ...] = ()  # tried after all of `targets`, in this order
     conduct: Conduct = DEFAULT_CONDUCT
+    variant: str = (
+        ""  # "": as worded; else which arm, candidate or shadow of it this is: part of its identity
+    )
+    experiment: "ExperimentEntry | None" = None
+    rollout: "RolloutEntry | None" = None
+    shadow: "ShadowEntry | None" = None
 
     @property
     def name(self) -> str:
-        return f"{self.slug}@{self.number}"
+        """What answers and ledger rows say: `slug@version`, of a rollout's candidate `slug@version+rollout`."""
+        suffix = "+rollout" if self.variant == ROLLOUT_VARIANT else ""
+        return f"{self.slug}@{self.number}{suffix}"
+
+
+ROLLOUT_VARIANT = "rollout"
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way of an experiment. `policy` is the experiment's policy with the arm's own targets, if it has any."""
+
+    name: str
+    weight: int
+    policy: PolicyEntry | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # body fields the arm sets
+    system_prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentEntry:
+    """An experiment in force. `unit` is "tenant", "user" or "tag:<name>"; the first arm is the control."""
+
+    slug: str
+    unit: str
+    salt: str
+    arms: tuple[Arm, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutEntry:
+    """A gated rollout under way: `share` of the calls go by the candidate `policy`; 0 while only shadowed."""
+
+    slug: str
+    unit: str  # as an experiment's, or "call"
+    salt: str
+    share: float
+    policy: PolicyEntry
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowEntry:
+    """A share of a policy's calls is mirrored to what `policy` (the same constraints, other targets) ranks first."""
+
+    share: float
+    policy: PolicyEntry
+    per_minute: int  # mirrored calls at most, per worker
+    is_stored: bool  # the answers are kept, where retention allows; else only what was measured
+    rollout: str = ""  # slug of the gated rollout it measures for
+    judge: Mapping[str, Any] = field(default_factory=dict)  # how answers are scored: gateway.pipeline.scoring
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +152,7 @@ class RoutingSnapshot:
     own: Mapping[tuple[UUID, str], tuple[OwnCredential, ...]] = field(default_factory=dict)
     """(tenant, provider slug) -> the tenant's own credentials there."""
     _by_name: dict[tuple[str, str], tuple[Target, ...]] = field(init=False, repr=False, compare=False)
-    _choices: dict[tuple[UUID | None, str], tuple[Choice, ...]] = field(
+    _choices: dict[tuple[UUID | None, str, str], tuple[Choice, ...]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
     memo: dict[Hashable, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -118,7 +173,7 @@ class RoutingSnapshot:
 
     def choices_of(self, policy: PolicyEntry) -> tuple[Choice, ...]:
         """The targets a policy points at, each once, in its order. Worked out once per snapshot."""
-        key = (policy.tenant_id, policy.slug)
+        key = (policy.tenant_id, policy.slug, policy.variant)
         choices = self._choices.get(key)
         if choices is None:
             choices = self._choices[key] = tuple(self._expand(policy))

@@ -313,7 +313,11 @@ class Mirror:
 
     target: Target
     reason: str
-    rollout: str = ""  # id of the gated rollout it measures for, or ""
+    rollout: str = ""  # slug of the gated rollout it measures for, or ""
+    policy: str = ""  # what is mirrored, for the cap: the shadow's policy
+    per_minute: int = 60  # mirrored calls at most, per worker
+    is_stored: bool = False  # the answer is kept, where retention allows
+    judge: Mapping[str, Any] = field(default_factory=dict)  # how answers are scored
 
 
 @dataclass(frozen=True, slots=True)
