@@ -2,7 +2,7 @@
 
 from django.db import models
 
-from tenants.models import Tenant
+from tenants.models import Stamped, Tenant
 
 
 class RequestLog(models.Model):
@@ -50,3 +50,38 @@ class RequestLog(models.Model):
 
     def __str__(self) -> str:
         return str(self.request_id)
+
+
+class Replay(Stamped):
+    """A what-if over recorded traffic: the question, how far it is, and the report. Celery finds it by its state."""
+
+    class Status(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+
+    candidate = models.JSONField(
+        help_text='{"policy", "wording", "rates", "plan", "charges"}: what is tried out.'
+    )
+    start = models.DateTimeField()
+    end = models.DateTimeField()
+    tenants = models.JSONField(default=list, blank=True, help_text="Slugs; empty: all.")
+    is_whole = models.BooleanField(
+        default=False, help_text="All calls of the window, not only those the policy ruled."
+    )
+    status = models.CharField(max_length=16, choices=Status, default=Status.QUEUED)
+    calls = models.BigIntegerField(default=0, help_text="How many there are to replay.")
+    done = models.BigIntegerField(default=0)
+    leased_until = models.DateTimeField(null=True, blank=True)
+    report = models.JSONField(null=True, blank=True)
+    error = models.CharField(max_length=500, blank=True)
+    created_by = models.CharField(max_length=254, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    promoted_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"replay {self.id}"

@@ -61,7 +61,7 @@ def choose(call: Call, caller: Caller, process: Process) -> RoutePlan:
             operation=call.operation,
             tenant_id=caller.tenant.id,
             regions=caller.tenant.regions,
-            allowed_models=_both(caller.key.allowed_models, caller.terms.allowed_models),
+            allowed_models=both(caller.key.allowed_models, caller.terms.allowed_models),
             capabilities=call.capabilities,
             input_tokens=max(1, call.input_bytes // 4),
             output_tokens=expected_output(call),
@@ -93,7 +93,8 @@ def end(call: Call, process: Process, status: int, error: ApiError | None = None
     record(call, process)
 
 
-def _both(ours: frozenset[str] | None, theirs: frozenset[str] | None) -> frozenset[str] | None:
+def both(ours: frozenset[str] | None, theirs: frozenset[str] | None) -> frozenset[str] | None:
+    """What two allowlists allow together; None allows everything."""
     if ours is None or theirs is None:
         return theirs if ours is None else ours
     return ours & theirs
