@@ -13,6 +13,7 @@ from rest_framework.views import APIView
 
 from billing import subscriptions
 from billing.models import Plan
+from gateway.replay.api import ReplayResource
 from tenants import api as tenants_api
 from tenants.errors import ApiError
 from tenants.models import Tenant
@@ -84,7 +85,8 @@ class NotFound(APIView):
         return self.response
 
 
-_tenants = SimpleRouter(use_regex_path=False)
-_tenants.register("tenants", TenantResource, basename="tenant")
+_router = SimpleRouter(use_regex_path=False)
+_router.register("tenants", TenantResource, basename="tenant")
+_router.register("replays", ReplayResource, basename="replay")
 
-urlpatterns: list[URLPattern | URLResolver] = [path("", include(_tenants.urls))]
+urlpatterns: list[URLPattern | URLResolver] = [path("", include(_router.urls))]

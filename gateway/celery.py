@@ -16,6 +16,7 @@ app.conf.beat_schedule = {
         "schedule": 10.0,
         "options": {"expires": 10},
     },
+    "run-replays": {"task": "gateway.tasks.run_replays", "schedule": 2.0, "options": {"expires": 2}},
     "prune-idempotency": {
         "task": "tenants.tasks.prune_idempotency",
         "schedule": 3600.0,

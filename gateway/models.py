@@ -73,6 +73,7 @@ class Replay(Stamped):
     status = models.CharField(max_length=16, choices=Status, default=Status.QUEUED)
     calls = models.BigIntegerField(default=0, help_text="How many there are to replay.")
     done = models.BigIntegerField(default=0)
+    tries = models.PositiveSmallIntegerField(default=0)
     leased_until = models.DateTimeField(null=True, blank=True)
     report = models.JSONField(null=True, blank=True)
     error = models.CharField(max_length=500, blank=True)

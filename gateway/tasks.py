@@ -8,6 +8,7 @@ from django.conf import settings
 import billing.usage.partitions
 import gateway.logs.partitions
 from gateway.logs import consumer
+from gateway.replay import jobs
 from gateway.state import reaper
 
 DRAIN_S = 20.0
@@ -23,6 +24,13 @@ def drain_usage() -> int:
 def close_abandoned() -> int:
     """Close the calls of workers that died."""
     return reaper.close_abandoned()
+
+
+@shared_task
+def run_replays() -> None:
+    """Run the what-if replays that wait."""
+    while jobs.run_next():
+        pass
 
 
 @shared_task

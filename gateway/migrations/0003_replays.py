@@ -25,6 +25,7 @@ class Migration(migrations.Migration):
                 ('status', models.CharField(choices=[('queued', 'Queued'), ('running', 'Running'), ('done', 'Done'), ('failed', 'Failed')], default='queued', max_length=16)),
                 ('calls', models.BigIntegerField(default=0, help_text='How many there are to replay.')),
                 ('done', models.BigIntegerField(default=0)),
+                ('tries', models.PositiveSmallIntegerField(default=0)),
                 ('leased_until', models.DateTimeField(blank=True, null=True)),
                 ('report', models.JSONField(blank=True, null=True)),
                 ('error', models.CharField(blank=True, max_length=500)),

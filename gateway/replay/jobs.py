@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=60)
 MAX_WINDOW = timedelta(days=92)
+MAX_CALLS = 1_000_000
+MAX_TRIES = 3
 KEPT_ERROR = 500
 
 
@@ -138,12 +140,19 @@ def _claim(now: datetime) -> Replay | None:
     with transaction.atomic():
         row = Replay.objects.select_for_update(skip_locked=True).filter(waiting).order_by("id").first()
         if row is not None:
-            row.status, row.leased_until, row.done = Replay.Status.RUNNING, now + LEASE, 0
-            row.save(update_fields=("status", "leased_until", "done", "updated_at"))
+            row.status, row.leased_until, row.done, row.tries = (
+                Replay.Status.RUNNING,
+                now + LEASE,
+                0,
+                row.tries + 1,
+            )
+            row.save(update_fields=("status", "leased_until", "done", "tries", "updated_at"))
     return row
 
 
 def _run(row: Replay) -> dict[str, Any]:
+    if row.tries > MAX_TRIES:
+        raise ApiError("invalid_request", f"Its worker died {MAX_TRIES} times.")
     world = world_of(candidate_of(row.candidate), since=row.start)
     scope = recorded.Scope(
         row.start,
@@ -153,7 +162,10 @@ def _run(row: Replay) -> dict[str, Any]:
         else (),
         "" if row.is_whole else row.candidate.get("policy") or "",
     )
-    Replay.objects.filter(pk=row.pk).update(calls=recorded.count(scope))
+    calls = recorded.count(scope)
+    if calls > MAX_CALLS:
+        raise ApiError("invalid_request", f"{calls} calls are too many: at most {MAX_CALLS} at once.")
+    Replay.objects.filter(pk=row.pk).update(calls=calls)
 
     def progress(done: int) -> None:
         _renew(row.pk, done)

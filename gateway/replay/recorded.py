@@ -111,7 +111,7 @@ def calls(scope: Scope) -> Iterator[RecordedCall]:
         cursor.execute(statement, values)
         while rows := cursor.fetchmany(CHUNK_ROWS):
             for row in rows:
-                yield RecordedCall(*row[:20], _units(row), _needs(row[27]))
+                yield RecordedCall(*(*row[:20], _units(row), _needs(row[27])))
 
 
 def _units(row: tuple[Any, ...]) -> dict[str, int]:
