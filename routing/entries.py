@@ -103,7 +103,6 @@ class ShadowEntry:
     share: float
     policy: PolicyEntry
     per_minute: int  # mirrored calls at most, per worker
-    is_stored: bool  # the answers are kept, where retention allows; else only what was measured
     rollout: str = ""  # slug of the gated rollout it measures for
     judge: Mapping[str, Any] = field(default_factory=dict)  # how answers are scored: gateway.pipeline.scoring
 

@@ -346,3 +346,11 @@ class KillSwitch(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.target}"
+
+
+from routing.experiments.models import (  # noqa: E402, F401 - of this app; they name the models above
+    Experiment,
+    PolicyShadow,
+    Rollout,
+    RolloutDecision,
+)

@@ -316,7 +316,6 @@ class Mirror:
     rollout: str = ""  # slug of the gated rollout it measures for, or ""
     policy: str = ""  # what is mirrored, for the cap: the shadow's policy
     per_minute: int = 60  # mirrored calls at most, per worker
-    is_stored: bool = False  # the answer is kept, where retention allows
     judge: Mapping[str, Any] = field(default_factory=dict)  # how answers are scored
 
 

@@ -140,7 +140,6 @@ def mirror_of(shadow: ShadowEntry, target: Target, reason: str) -> Mirror:
         rollout=shadow.rollout,
         policy=f"{shadow.policy.tenant_id or '*'}/{shadow.policy.slug}",
         per_minute=shadow.per_minute,
-        is_stored=shadow.is_stored,
         judge=shadow.judge,
     )
 
