@@ -5,36 +5,62 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('gateway', '0002_request_log'),
+        ("gateway", "0002_request_log"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Replay',
+            name="Replay",
             fields=[
-                ('id', models.UUIDField(default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('updated_at', models.DateTimeField(auto_now=True)),
-                ('candidate', models.JSONField(help_text='{"policy", "wording", "rates", "plan", "charges"}: what is tried out.')),
-                ('start', models.DateTimeField()),
-                ('end', models.DateTimeField()),
-                ('tenants', models.JSONField(blank=True, default=list, help_text='Slugs; empty: all.')),
-                ('is_whole', models.BooleanField(default=False, help_text='All calls of the window, not only those the policy ruled.')),
-                ('status', models.CharField(choices=[('queued', 'Queued'), ('running', 'Running'), ('done', 'Done'), ('failed', 'Failed')], default='queued', max_length=16)),
-                ('calls', models.BigIntegerField(default=0, help_text='How many there are to replay.')),
-                ('done', models.BigIntegerField(default=0)),
-                ('tries', models.PositiveSmallIntegerField(default=0)),
-                ('leased_until', models.DateTimeField(blank=True, null=True)),
-                ('report', models.JSONField(blank=True, null=True)),
-                ('error', models.CharField(blank=True, max_length=500)),
-                ('created_by', models.CharField(blank=True, max_length=254)),
-                ('finished_at', models.DateTimeField(blank=True, null=True)),
-                ('promoted_at', models.DateTimeField(blank=True, null=True)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("updated_at", models.DateTimeField(auto_now=True)),
+                (
+                    "candidate",
+                    models.JSONField(
+                        help_text='{"policy", "wording", "rates", "plan", "charges"}: what is tried out.'
+                    ),
+                ),
+                ("start", models.DateTimeField()),
+                ("end", models.DateTimeField()),
+                ("tenants", models.JSONField(blank=True, default=list, help_text="Slugs; empty: all.")),
+                (
+                    "is_whole",
+                    models.BooleanField(
+                        default=False, help_text="All calls of the window, not only those the policy ruled."
+                    ),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("queued", "Queued"),
+                            ("running", "Running"),
+                            ("done", "Done"),
+                            ("failed", "Failed"),
+                        ],
+                        default="queued",
+                        max_length=16,
+                    ),
+                ),
+                ("calls", models.BigIntegerField(default=0, help_text="How many there are to replay.")),
+                ("done", models.BigIntegerField(default=0)),
+                ("tries", models.PositiveSmallIntegerField(default=0)),
+                ("leased_until", models.DateTimeField(blank=True, null=True)),
+                ("report", models.JSONField(blank=True, null=True)),
+                ("error", models.CharField(blank=True, max_length=500)),
+                ("created_by", models.CharField(blank=True, max_length=254)),
+                ("finished_at", models.DateTimeField(blank=True, null=True)),
+                ("promoted_at", models.DateTimeField(blank=True, null=True)),
             ],
             options={
-                'ordering': ('-id',),
+                "ordering": ("-id",),
             },
         ),
     ]

@@ -61,6 +61,9 @@ class CandidateSerializer(StrictSerializer):
     plan = serializers.CharField(max_length=63, required=False)
     charges = serializers.ListField(child=serializers.JSONField(), required=False, max_length=1000)
 
+    def to_representation(self, instance: Any) -> Any:
+        return instance  # stored as it was asked
+
 
 class ReplaySerializer(StrictSerializer, serializers.ModelSerializer[Replay]):
     """A replay of the calls in [start, end): those the policy ruled, or with `is_whole` all of them."""
