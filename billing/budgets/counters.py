@@ -8,16 +8,18 @@ from django.db.models import F, Sum
 
 from billing.models import UsageEvent
 from billing.snapshot import BudgetEntry, Window
+from billing.usage.records import OVERHEAD
 
 
 def spent(entry: BudgetEntry, window: Window, *, request_ids: Sequence[UUID] | None = None) -> int:
     """Pico-units for price and cost, else tokens or requests. `request_ids` narrows to those calls.
 
-    Exactly what settlements add (I8): unpriced rows add nothing, tokens and requests count final attempts.
+    Exactly what settlements add (I8): unpriced rows and overhead add nothing, tokens and requests count final
+    attempts.
     """
     rows = UsageEvent.objects.filter(
         tenant_id=entry.tenant_id, occurred_at__gte=datetime.fromtimestamp(window.start, UTC)
-    )
+    ).exclude(kind__in=OVERHEAD)
     if window.end is not None:
         rows = rows.filter(occurred_at__lt=datetime.fromtimestamp(window.end, UTC))
     if entry.api_key_id is not None:

@@ -12,7 +12,7 @@ from billing.models.alerts import (
 )
 from billing.models.budgets import Budget
 from billing.models.plans import Plan, PlanVersion, Subscription
-from billing.models.usage import UsageEvent, UsageHour, UsageKeyHour, UsageLatencyHour
+from billing.models.usage import OverheadHour, UsageEvent, UsageHour, UsageKeyHour, UsageLatencyHour
 
 __all__ = (
     "AlertAction",
@@ -24,6 +24,7 @@ __all__ = (
     "AlertStep",
     "AlertWatch",
     "Budget",
+    "OverheadHour",
     "Plan",
     "PlanVersion",
     "Subscription",

@@ -21,7 +21,7 @@ class UsageEvent(models.Model):
     occurred_at = models.DateTimeField()
     request_id = models.UUIDField()
     attempt = models.PositiveSmallIntegerField()
-    kind = models.CharField(max_length=16)  # usage, reversal, replacement, rerate, adjustment
+    kind = models.CharField(max_length=16)  # usage, reversal, replacement, rerate, adjustment, shadow, eval
     recorded_at = models.DateTimeField()
     tenant_id = models.UUIDField()
     api_key_id = models.UUIDField()
@@ -151,3 +151,30 @@ class UsageLatencyHour(models.Model):
 
     def __str__(self) -> str:
         return f"{self.hour} {self.model} [{self.bucket}]"
+
+
+class OverheadHour(models.Model):
+    """Sums of the operator's overhead per UTC hour: what shadows and evaluations cost, measured for whom."""
+
+    pk = models.CompositePrimaryKey(
+        "hour", "tenant_id", "kind", "policy", "provider", "model", "status", "cost_currency"
+    )
+    hour = models.DateTimeField()
+    tenant_id = models.UUIDField()
+    kind = models.CharField(max_length=16)  # shadow, eval
+    policy = models.CharField(max_length=80)
+    provider = models.CharField(max_length=63)
+    model = models.CharField(max_length=200)
+    status = models.CharField(max_length=16)
+    cost_currency = models.CharField(max_length=3)
+    attempts = models.BigIntegerField()
+    tokens = models.BigIntegerField()
+    cost_pico = models.DecimalField(max_digits=38, decimal_places=0)
+    unpriced = models.BigIntegerField()
+
+    class Meta:
+        managed = False
+        db_table = "billing_overhead_hour"
+
+    def __str__(self) -> str:
+        return f"{self.hour} {self.kind} {self.model}"

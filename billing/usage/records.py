@@ -9,9 +9,13 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-type Kind = Literal["usage", "reversal", "replacement", "rerate", "adjustment"]
+type Kind = Literal["usage", "reversal", "replacement", "rerate", "adjustment", "shadow", "eval"]
 type Status = Literal["ok", "error", "cut", "cancelled", "unknown"]
 type Source = Literal["provider", "estimated", "unknown"]
+
+OVERHEAD: tuple[Kind, ...] = ("shadow", "eval")
+"""Calls made for the operator's own ends: real cost, price 0, never final. `tenant_id` says for whose calls
+they were made; nothing that a tenant sees or is counted against may hold them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from billing.usage.histogram import quantile
 from billing.usage.partitions import LEDGER
 from billing.usage.rollups import (
     FINAL_WEIGHT,
+    IS_TENANTS,
     TOKENS,
     USAGE_HOUR,
     USAGE_KEY_HOUR,
@@ -162,7 +163,7 @@ def live(*, tenant_ids: frozenset[UUID] | None, minutes: int) -> Sequence[LiveMi
             f"sum(CASE WHEN status IN ('error', 'cut', 'unknown') THEN {FINAL_WEIGHT} ELSE 0 END), "
             f"sum({TOKENS}) FROM {LEDGER} "
             f"WHERE occurred_at >= date_trunc('minute', now(), 'UTC') - make_interval(mins => %(back)s) "
-            f"AND {whose} GROUP BY 1 ORDER BY 1",
+            f"AND {whose} AND {IS_TENANTS} GROUP BY 1 ORDER BY 1",
             {"back": minutes - 1, "tenant_ids": None if tenant_ids is None else sorted(tenant_ids)},
         )
         return [

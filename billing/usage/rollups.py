@@ -1,7 +1,8 @@
 """How ledger rows add up: the one definition of every rollup, as SQL, for writing, proving and reading it.
 
 A reversal takes back the one attempt its original counted; a rerate or adjustment moves amounts and
-counts nothing. Nothing here runs a statement.
+counts nothing. Overhead (shadows, evaluations) has a rollup of its own and stands in no other. Nothing here
+runs a statement.
 """
 
 # ruff: noqa: S608 - statements are put together from constants
@@ -10,9 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from billing.usage.histogram import BOUNDS_MS
+from billing.usage.records import OVERHEAD
 
 WEIGHT = "(CASE kind WHEN 'usage' THEN 1 WHEN 'replacement' THEN 1 WHEN 'reversal' THEN -1 ELSE 0 END)"
 FINAL_WEIGHT = f"(CASE WHEN is_final THEN {WEIGHT} ELSE 0 END)"
+IS_OVERHEAD = f"(kind IN ({', '.join(f"'{kind}'" for kind in OVERHEAD)}))"
+IS_TENANTS = f"(NOT {IS_OVERHEAD})"
 HOUR = "date_trunc('hour', occurred_at, 'UTC')"
 TOKENS = "(input_tokens + cache_read_tokens + cache_write_tokens + output_tokens + reasoning_tokens)"
 BUCKET = f"width_bucket(latency_ms - 1, ARRAY[{','.join(map(str, BOUNDS_MS))}])"
@@ -77,6 +81,7 @@ USAGE_HOUR = Rollup(
         "unpriced": f"CASE WHEN cost_pico IS NULL OR price_pico IS NULL THEN {WEIGHT} ELSE 0 END",
         "latency_ms": f"{FINAL_WEIGHT}::bigint * latency_ms",
     },
+    condition=IS_TENANTS,
 )  # fmt: skip
 
 USAGE_KEY_HOUR = Rollup(
@@ -90,13 +95,32 @@ USAGE_KEY_HOUR = Rollup(
         "price_currency": "price_currency",
     },
     sums={"requests": FINAL_WEIGHT, "tokens": TOKENS, **_MONEY},
+    condition=IS_TENANTS,
 )
 
 USAGE_LATENCY_HOUR = Rollup(
     table="billing_usage_latency_hour",
     keys={"hour": HOUR, "tenant_id": "tenant_id", "provider": "provider", "model": "model", "bucket": BUCKET},
     sums={"count": WEIGHT},
-    condition="is_final",
+    condition=f"is_final AND {IS_TENANTS}",
 )
 
-ROLLUPS = (USAGE_HOUR, USAGE_KEY_HOUR, USAGE_LATENCY_HOUR)
+OVERHEAD_HOUR = Rollup(
+    table="billing_overhead_hour",
+    keys={
+        "hour": HOUR,
+        **{
+            name: name
+            for name in ("tenant_id", "kind", "policy", "provider", "model", "status", "cost_currency")
+        },
+    },
+    sums={
+        "attempts": "1",
+        "tokens": TOKENS,
+        "cost_pico": "coalesce(cost_pico, 0)",
+        "unpriced": "CASE WHEN cost_pico IS NULL THEN 1 ELSE 0 END",
+    },
+    condition=IS_OVERHEAD,
+)
+
+ROLLUPS = (USAGE_HOUR, USAGE_KEY_HOUR, USAGE_LATENCY_HOUR, OVERHEAD_HOUR)

@@ -16,7 +16,7 @@ from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 
 from billing.usage.partitions import LEDGER
-from billing.usage.rollups import ROLLUPS, Rollup
+from billing.usage.rollups import IS_OVERHEAD, ROLLUPS, Rollup
 
 SHOWN = 5  # differing rows spelled out per check
 
@@ -64,6 +64,7 @@ def verify(*, since: datetime | None = None, until: datetime | None = None) -> P
             _sign_check(cursor, window),
             _reversal_check(cursor, window),
             _replacement_check(cursor, window),
+            _overhead_check(cursor, window),
             _default_check(cursor, window),
         )
     ok = all(check.ok or check.is_warning for check in checks)
@@ -166,7 +167,7 @@ def _sign_check(cursor: CursorWrapper, window: _Window) -> Check:
         cursor,
         window,
         name="usage is never negative",
-        wrong="e.kind IN ('usage', 'replacement') "
+        wrong="e.kind IN ('usage', 'replacement', 'shadow', 'eval') "
         f"AND LEAST({', '.join('e.' + name for name in columns)}) < 0",
     )
 
@@ -197,6 +198,15 @@ def _replacement_check(cursor: CursorWrapper, window: _Window) -> Check:
         window,
         name="every replacement follows a reversal",
         wrong=f"e.kind = 'replacement' AND NOT EXISTS (SELECT FROM {LEDGER} o WHERE {_sibling('reversal')})",
+    )
+
+
+def _overhead_check(cursor: CursorWrapper, window: _Window) -> Check:
+    return _count_check(
+        cursor,
+        window,
+        name="overhead is nobody's usage",
+        wrong=f"{IS_OVERHEAD} AND (e.price_pico IS DISTINCT FROM 0 OR e.is_final)",
     )
 
 

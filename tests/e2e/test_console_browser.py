@@ -111,7 +111,8 @@ def empty(kept_plans):
         " tenants_idempotencyrecord, tenants_configversion, routing_credential, routing_endpoint,"
         " routing_costrate, routing_model,"
         " routing_routingpolicyversion, routing_routingpolicy, routing_provider, billing_usage_event,"
-        " billing_usage_hour, billing_usage_key_hour, billing_usage_latency_hour, gateway_request_log"
+        " billing_usage_hour, billing_usage_key_hour, billing_usage_latency_hour, billing_overhead_hour,"
+        " gateway_request_log"
     )
     Subscription.objects.all().delete()
     PlanVersion.objects.exclude(plan__in=kept_plans).delete()
