@@ -201,6 +201,30 @@ def revoke(*, key: ApiKey, actor: Principal, now: datetime) -> ApiKey:
     return held
 
 
+def limit_rate(*, key: ApiKey, limit_rpm: int | None, actor: Principal) -> ApiKey:
+    """Let the key make `limit_rpm` requests a minute from now on; None: as many as its tenant may.
+
+    Raises ApiError invalid_request for a limit below 1.
+    """
+    if limit_rpm is not None and limit_rpm < 1:
+        raise ApiError("invalid_request", "limit_rpm must be at least 1.", param="limit_rpm")
+    with transaction.atomic():
+        version = versions.bump("tenants")
+        held = ApiKey.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=key.pk)
+        before, held.limit_rpm, held.config_version = held.limit_rpm, limit_rpm, version
+        held.save(update_fields=("limit_rpm", "config_version", "updated_at"))
+        audit.record(
+            principal=actor,
+            action="key.limit_rate",
+            object_type="key",
+            object_id=held.id,
+            tenant=held.tenant,
+            before={"limit_rpm": before},
+            after={"limit_rpm": limit_rpm},
+        )
+    return held
+
+
 def verify(text: str, now: datetime) -> ApiKey:
     """The key behind a text, for the control plane.
 

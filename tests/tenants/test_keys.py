@@ -217,6 +217,18 @@ def test_revoke_holds_from_the_first_time(db):
         keys.rotate(key=issued.key, grace_s=0, actor=SYSTEM, now=NOW)
 
 
+def test_a_rate_limit_is_set_audited_and_taken_back(db):
+    issued = factories.api_key(factories.tenant(), limit_rpm=100)
+    limited = keys.limit_rate(key=issued.key, limit_rpm=5, actor=SYSTEM)
+    assert (limited.limit_rpm, limited.config_version) == (5, ConfigVersion.objects.get(pk="tenants").version)
+    event = AuditEvent.objects.get(action="key.limit_rate")
+    assert (event.before, event.after) == ({"limit_rpm": 100}, {"limit_rpm": 5})
+    assert keys.limit_rate(key=issued.key, limit_rpm=None, actor=SYSTEM).limit_rpm is None
+    with refused("invalid_request"):
+        keys.limit_rate(key=issued.key, limit_rpm=0, actor=SYSTEM)
+    assert ApiKey.objects.get(pk=issued.key.pk).limit_rpm is None
+
+
 # ------------------------------------------------------------------ verify
 
 
