@@ -1,6 +1,6 @@
 """How many usage records a second the ledger takes: ingest into a real PostgreSQL, rollups included.
 
-    uv run python benchmarks/ingest.py [--rows 200000] [--batch 2000] [--writers 1]
+    uv run python -m benchmarks.ingest [--rows 200000] [--batch 2000] [--writers 1]
 
 Migrates and fills a database of its own, `tollhouse_bench_ingest`, on the server of DATABASE_URL (or an
 embedded one) and drops it afterwards. Prints one JSON object. Durability is the server's: commits are
@@ -10,20 +10,13 @@ synchronous unless it says otherwise.
 import argparse
 import json
 import multiprocessing
-import os
 import random
-import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
-import psycopg
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.database import fresh
 
 DATABASE = "tollhouse_bench_ingest"
 
@@ -98,30 +91,14 @@ def main() -> None:
     options.add_argument("--writers", type=int, default=1)
     chosen = options.parse_args()
     with ExitStack() as stack:
-        server = os.environ.get("DATABASE_URL") or _embedded(stack)
-        parts = urlsplit(server)
-        admin = stack.enter_context(psycopg.connect(server, autocommit=True))
-        admin.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
-        admin.execute(f"CREATE DATABASE {DATABASE}")
-        stack.callback(admin.execute, f"DROP DATABASE {DATABASE} WITH (FORCE)")
-        os.environ["DATABASE_URL"] = urlunsplit(parts._replace(path=f"/{DATABASE}"))
-        os.environ.setdefault("REDIS_URL", "redis://127.0.0.1:6379/0")  # settings want one, ingest does not
-        for name in ("SECRET_KEY", "TOLLHOUSE_MASTER_KEYS", "TOLLHOUSE_KEY_PEPPERS"):
-            os.environ.setdefault(name, "bench:" + "A" * 43 + "=")
-        os.environ["DJANGO_SETTINGS_MODULE"] = "gateway.settings"
+        fresh(stack, DATABASE)
         print(json.dumps(_run(chosen.rows, chosen.batch, chosen.writers)))
 
 
 def _run(rows: int, batch: int, writers: int) -> dict[str, object]:
-    import django
-
-    django.setup()
-    from django.core.management import call_command
-
     from billing.usage.partitions import ensure_partitions
     from billing.usage.verify import verify
 
-    call_command("migrate", verbosity=0)
     ensure_partitions(today=datetime.now(UTC).date() - timedelta(days=1))
     context = multiprocessing.get_context("spawn")
     ready, go, done = context.Semaphore(0), context.Event(), context.Queue()
@@ -151,15 +128,6 @@ def _run(rows: int, batch: int, writers: int) -> dict[str, object]:
         "ledger_is_proven": proof.ok,
         "proof_s": round(time.perf_counter() - began, 2),
     }
-
-
-def _embedded(stack: ExitStack) -> str:
-    from gateway.embedded import services
-
-    root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollhouse-bench-")))
-    urls = stack.enter_context(services(root))
-    assert urls.database_url is not None
-    return urls.database_url
 
 
 if __name__ == "__main__":
