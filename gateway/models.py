@@ -19,6 +19,8 @@ class RequestLog(models.Model):
     provider = models.CharField(max_length=63)
     region = models.CharField(max_length=32)
     policy = models.CharField(max_length=80)
+    experiment = models.CharField(max_length=80)  # or "rollout:<slug>"
+    arm = models.CharField(max_length=40)
     status = models.PositiveSmallIntegerField()  # HTTP; 499 when the client left
     error_code = models.CharField(max_length=64)
     error_message = models.CharField(max_length=500)
@@ -86,3 +88,6 @@ class Replay(Stamped):
 
     def __str__(self) -> str:
         return f"replay {self.id}"
+
+
+from gateway.experiments.models import Feedback, ShadowSample  # noqa: E402, F401 - of this app

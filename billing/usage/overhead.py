@@ -35,10 +35,26 @@ def overhead(*, start: datetime, end: datetime) -> Sequence[Overhead]:
     rows = (
         OverheadHour.objects.filter(hour__gte=start, hour__lt=end)
         .values_list(*keys)
-        .annotate(Sum("attempts"), Sum("tokens"), Sum("cost_pico"), Sum("unpriced"))
-        .order_by("-cost_pico__sum", *keys)
+        .annotate(
+            total_attempts=Sum("attempts"),
+            total_tokens=Sum("tokens"),
+            total_cost_pico=Sum("cost_pico"),
+            total_unpriced=Sum("unpriced"),
+        )
+        .order_by("-total_cost_pico", *keys)
     )
     return [
-        Overhead(*row[:6], attempts=row[6], tokens=row[7], cost_pico=int(row[8]), unpriced=row[9])
-        for row in rows
+        Overhead(
+            kind=kind,
+            tenant_id=tenant_id,
+            policy=policy,
+            provider=provider,
+            model=model,
+            cost_currency=currency,
+            attempts=attempts,
+            tokens=tokens,
+            cost_pico=int(cost_pico),
+            unpriced=unpriced,
+        )
+        for kind, tenant_id, policy, provider, model, currency, attempts, tokens, cost_pico, unpriced in rows
     ]

@@ -112,7 +112,7 @@ def empty(kept_plans):
         " routing_costrate, routing_model,"
         " routing_routingpolicyversion, routing_routingpolicy, routing_provider, billing_usage_event,"
         " billing_usage_hour, billing_usage_key_hour, billing_usage_latency_hour, billing_overhead_hour,"
-        " gateway_request_log"
+        " gateway_request_log, gateway_shadowsample, gateway_feedback"
     )
     Subscription.objects.all().delete()
     PlanVersion.objects.exclude(plan__in=kept_plans).delete()

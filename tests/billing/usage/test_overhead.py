@@ -29,8 +29,8 @@ def test_overhead_stands_in_the_ledger_and_its_own_rollup_alone() -> None:
     assert sorted(
         OverheadHour.objects.values_list("kind", "attempts", "tokens", "cost_pico", "unpriced")
     ) == [
-        ("eval", 1, 155, 0, 1),
-        ("shadow", 1, 155, 1_000, 0),
+        ("eval", "1", "155", "0", "1"),
+        ("shadow", "1", "155", "1000", "0"),
     ]
     assert verify().ok
 
