@@ -24,6 +24,7 @@ from gateway.state.clients import HttpClient
 from gateway.state.health import HealthTracker
 from gateway.state.journal import Journal
 from gateway.state.limits import EPOCH, OPEN, STREAM, Admission, BudgetHold, Limits, Settlement
+from gateway.state.pace import Pace
 from gateway.state.redis import RedisPipe, RedisReplyError, RedisUnavailable
 from gateway.state.sandbox import SandboxClient
 from gateway.state.snapshot import Snapshot
@@ -52,6 +53,7 @@ class Process:
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.pipe = RedisPipe(settings.REDIS_URL)
         self.limits = Limits(self.pipe)
+        self.pace = Pace(self.pipe, self.worker)
         self.http = HttpClient()
         self.sandbox = SandboxClient()
         self.telemetry = Telemetry()
@@ -95,6 +97,7 @@ class Process:
         for task in tuple(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        self.pace.close()
         self.journal.finish(everything_settled=not (self.unsettled or self._settling or self.live))
         try:
             await self.pipe.call("DEL", WORKER_KEY.format(self.worker))
@@ -245,6 +248,7 @@ class Process:
             try:
                 self._ledger_passed = await self._oldest_on_stream()
                 await self._publish_counters()
+                await self.pace.refresh()
             except (RedisUnavailable, RedisReplyError) as error:
                 logger.warning("redis: %s", error)
             await asyncio.get_running_loop().run_in_executor(None, self.journal.flush)

@@ -3,15 +3,17 @@
 A provider's text reaches callers through here, so markup and anything that looks like a key stays out.
 """
 
-import math
 import re
 from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 import orjson
 
 from routing.types import ErrorKind, Headers, Json, ProviderError
 
 MAX_MESSAGE_CHARS = 500
+MAX_RETRY_AFTER_S = 86_400.0
 
 _KEY_LIKE = re.compile(
     r"(?:\b(?:sk|rk|pk|gsk|xai|th)[-_][\w*.\-]{4,}"  # OpenAI, Anthropic, Groq, xAI and our own
@@ -148,16 +150,38 @@ def error_object(body: bytes) -> Json | None:
     return None
 
 
-def retry_after(headers: Headers) -> float | None:
-    """Seconds to wait, from `retry-after-ms` or a numeric `retry-after`. Dates need a clock: ignored."""
+def retry_after(headers: Headers, *, now: float | None = None) -> float | None:
+    """Seconds to wait, from `retry-after-ms` or `retry-after` (seconds or an HTTP date, RFC 9110 10.2.3).
+
+    A date counts from the reply's own Date, so that neither clock matters, else from `now` (unix seconds);
+    without either it says nothing. More than MAX_RETRY_AFTER_S is not believed.
+    """
     for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             wait_s = float(headers.get(name, "")) / divisor
         except ValueError:
             continue
-        if math.isfinite(wait_s) and wait_s >= 0:
+        if 0 <= wait_s <= MAX_RETRY_AFTER_S:
             return wait_s
-    return None
+    until = date_of(headers.get("retry-after", ""))
+    since = date_of(headers.get("date", ""))
+    if since is None:
+        since = now
+    if until is None or since is None:
+        return None
+    wait_s = max(0.0, until - since)
+    return wait_s if wait_s <= MAX_RETRY_AFTER_S else None
+
+
+def date_of(text: str) -> float | None:
+    """An HTTP date (RFC 9110 5.6.7, obsolete forms included) in unix seconds."""
+    if not 24 <= len(text) <= 40:
+        return None
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
 
 
 def safe_message(text: str) -> str:
