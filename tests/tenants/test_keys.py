@@ -224,7 +224,7 @@ def test_a_rate_limit_is_set_audited_and_taken_back(db):
     event = AuditEvent.objects.get(action="key.limit_rate")
     assert (event.before, event.after) == ({"limit_rpm": 100}, {"limit_rpm": 5})
     assert keys.limit_rate(key=issued.key, limit_rpm=None, actor=SYSTEM).limit_rpm is None
-    with refused("invalid_request"):
+    with refused("invalid_request", "limit_rpm"):
         keys.limit_rate(key=issued.key, limit_rpm=0, actor=SYSTEM)
     assert ApiKey.objects.get(pk=issued.key.pk).limit_rpm is None
 
