@@ -6,26 +6,28 @@ Shapes only: every change is one verb's. An `api_key` goes in and never comes ou
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, ClassVar, cast
 
 from django.conf import settings
 from django.db import models
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from routing import credentials, provisioning
+from routing import credentials, provisioning, switches
 from routing.catalog import rates
 from routing.catalog.imports import import_models
 from routing.models import (
     CostRate,
     Credential,
     Endpoint,
+    KillSwitch,
     Model,
     Provider,
     RoutingPolicy,
@@ -38,6 +40,7 @@ from routing.registry import dialect_of
 from routing.types import INPUT_COMPONENTS, OUTPUT_COMPONENTS, Operation, ProviderKind
 from tenants import audit, egress
 from tenants.errors import ApiError
+from tenants.principal import Principal
 from tenants.rest import (
     Resource,
     StrictSerializer,
@@ -50,6 +53,7 @@ SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
 MODEL_NAME = r"^[A-Za-z0-9@][A-Za-z0-9@._:/+-]*$"
 REGION = r"^[a-z0-9-]{1,32}$"
 COMPONENTS = (*INPUT_COMPONENTS, *OUTPUT_COMPONENTS)
+WORDING_FIELDS = ("strategy", "targets", "constraints", "fallback", "conduct", "max_attempts")
 MAX_RATES = 5000
 
 
@@ -72,6 +76,16 @@ class ProviderSerializer(StrictSerializer, serializers.ModelSerializer[Provider]
         max_length=credentials.MAX_SECRET_CHARACTERS, required=False, write_only=True
     )
     has_key = serializers.SerializerMethodField()
+    trains_on_data = serializers.BooleanField(
+        required=False, allow_null=True, help_text="Whether it may train on what is sent. Null counts as yes."
+    )
+    retention_days = serializers.IntegerField(
+        min_value=0,
+        max_value=36_500,
+        required=False,
+        allow_null=True,
+        help_text="How long it keeps content; 0 for zero retention, null for unknown.",
+    )
     first_byte_timeout_s = serializers.FloatField(min_value=0.1, max_value=600, required=False)
     stall_timeout_s = serializers.FloatField(min_value=0.1, max_value=600, required=False)
     total_timeout_s = serializers.FloatField(min_value=1, max_value=3600, required=False)
@@ -89,6 +103,8 @@ class ProviderSerializer(StrictSerializer, serializers.ModelSerializer[Provider]
             "options",
             "api_key",
             "has_key",
+            "trains_on_data",
+            "retention_days",
             "is_enabled",
             "first_byte_timeout_s",
             "stall_timeout_s",
@@ -217,6 +233,108 @@ class ProviderResource(Resource[Provider]):
         return Response({"created": created})
 
 
+# ------------------------------------------------------------------ the operator's credentials
+
+
+class ProviderCredentialSerializer(StrictSerializer, serializers.ModelSerializer[Credential]):
+    """One of the operator's keys at a provider. Of each label the newest is used; labels share the calls.
+
+    `limit_rpm` and `limit_tpm` are the provider's limits of this key, where its headers do not tell them.
+    """
+
+    label = serializers.CharField(  # type: ignore[assignment]  # DRF takes it off the class again
+        max_length=100, required=False, allow_blank=True, default=""
+    )
+    api_key = serializers.CharField(
+        max_length=credentials.MAX_SECRET_CHARACTERS, write_only=True, required=False
+    )
+    base_url = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
+    weight = serializers.IntegerField(min_value=0, max_value=credentials.MAX_WEIGHT, required=False)
+    limit_rpm = serializers.IntegerField(min_value=1, max_value=2**31 - 1, required=False, allow_null=True)
+    limit_tpm = serializers.IntegerField(min_value=1, max_value=2**31 - 1, required=False, allow_null=True)
+
+    class Meta:
+        model = Credential
+        fields = (
+            "id",
+            "label",
+            "api_key",
+            "base_url",
+            "last_four",
+            "weight",
+            "limit_rpm",
+            "limit_tpm",
+            "is_enabled",
+            "created_at",
+            "updated_at",
+        )
+        read_only_fields = ("id", "last_four", "created_at", "updated_at")
+
+    def validate_base_url(self, value: str) -> str:
+        if value:
+            try:
+                egress.check_form(value)
+            except ApiError as error:
+                raise serializers.ValidationError(error.message) from error
+        return value
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if self.instance is None and not attrs.get("api_key"):
+            raise serializers.ValidationError({"api_key": "This field is required."})
+        return attrs
+
+
+class ProviderCredentialResource(Resource[Credential]):
+    """The operator's keys at one provider, in use and replaced. A secret goes in and never comes out."""
+
+    queryset = Credential.objects.filter(tenant=None).select_related("provider", "tenant")
+    serializer_class = ProviderCredentialSerializer
+    read_scope, write_scope = "providers:read", "providers:write"
+    section = "routing"
+    filters: ClassVar = {"label": "label", "is_enabled": "is_enabled"}
+
+    def authorize(self, principal: Principal) -> None:
+        """For the operator alone, whatever a tenant's key may do. Raises ApiError."""
+        super().authorize(principal)
+        self.require(str(self.scope_wanted()), None)
+
+    def get_queryset(self) -> models.QuerySet[Credential]:
+        rows = super().get_queryset()
+        return rows if "provider" not in self.kwargs else rows.filter(provider=self._provider())
+
+    def _provider(self) -> Provider:
+        found = Provider.objects.filter(slug=self.kwargs["provider"]).first()
+        if found is None:
+            raise ApiError("not_found", "There is no such provider.")
+        return found
+
+    def perform_create(self, serializer: serializers.BaseSerializer[Credential]) -> None:
+        """Raises ApiError as `credentials.store`."""
+        given = dict(serializer.validated_data)
+        is_enabled = given.pop("is_enabled", True)
+        row = credentials.store(
+            provider=self._provider(),
+            tenant=None,
+            secret=given.pop("api_key"),
+            actor=self.principal,
+            **given,
+        )
+        if not is_enabled:
+            row = credentials.change(credential=row, changes={"is_enabled": False}, actor=self.principal)
+        serializer.instance = row
+
+    def perform_update(self, serializer: serializers.BaseSerializer[Credential]) -> None:
+        """Raises ApiError as `credentials.change`."""
+        serializer.instance = credentials.change(
+            credential=cast("Credential", serializer.instance),
+            changes=serializer.validated_data,
+            actor=self.principal,
+        )
+
+    def perform_destroy(self, instance: Credential) -> None:
+        credentials.remove(credential=instance, actor=self.principal)
+
+
 # ------------------------------------------------------------------ tenants' own credentials
 
 
@@ -294,6 +412,7 @@ class ModelSerializer(StrictSerializer, serializers.ModelSerializer[Model]):
             "capabilities",
             "context_window",
             "max_output_tokens",
+            "is_enabled",
             "created_at",
             "updated_at",
         )
@@ -574,6 +693,14 @@ class PolicySerializer(StrictSerializer, serializers.ModelSerializer[RoutingPoli
     constraints = serializers.DictField(
         required=False, help_text='{"regions": [], "capabilities": [], "max_price_per_million": ""}'
     )
+    fallback = serializers.ListField(
+        child=serializers.JSONField(),
+        required=False,
+        help_text="Tried after all `targets`, in this order; written as they are.",
+    )
+    conduct = serializers.DictField(
+        required=False, help_text='{"recovery", "hold_back_tokens", "hedge_after_ms", "queue_ms"}'
+    )
     max_attempts = serializers.IntegerField(required=False)
 
     class Meta:
@@ -585,10 +712,7 @@ class PolicySerializer(StrictSerializer, serializers.ModelSerializer[RoutingPoli
             "tenant",
             "is_enabled",
             "version",
-            "strategy",
-            "targets",
-            "constraints",
-            "max_attempts",
+            *WORDING_FIELDS,
             "created_at",
             "updated_at",
         )
@@ -608,22 +732,41 @@ class PolicySerializer(StrictSerializer, serializers.ModelSerializer[RoutingPoli
             "tenant": instance.tenant.slug if instance.tenant else None,
             "is_enabled": instance.is_enabled,
             "version": version.number if version else None,
-            "strategy": version.strategy if version else None,
-            "targets": version.targets if version else [],
-            "constraints": version.constraints if version else {},
-            "max_attempts": version.max_attempts if version else None,
+            **{name: getattr(version, name) if version else None for name in WORDING_FIELDS},
             "created_at": instance.created_at,
             "updated_at": instance.updated_at,
         }
 
 
 class PolicyVersionSerializer(serializers.ModelSerializer[RoutingPolicyVersion]):
-    """One immutable wording."""
+    """One immutable wording: since when, and by whom."""
 
     class Meta:
         model = RoutingPolicyVersion
-        fields = ("number", "strategy", "targets", "constraints", "max_attempts", "created_at", "created_by")
+        fields = ("number", *WORDING_FIELDS, "created_at", "created_by")
         read_only_fields = fields
+
+
+class ChangeSerializer(serializers.Serializer[wordings.Change]):
+    """One field that two versions say differently. Null: not said."""
+
+    field = serializers.CharField()
+    before = serializers.JSONField(allow_null=True)
+    after = serializers.JSONField(allow_null=True)
+
+
+class PolicyDiffSerializer(serializers.Serializer[Any]):
+    """What changed between two versions."""
+
+    before = PolicyVersionSerializer()
+    after = PolicyVersionSerializer()
+    changes = ChangeSerializer(many=True)
+
+
+class RollbackSerializer(StrictSerializer):
+    """The version whose wording comes into force again."""
+
+    version = serializers.IntegerField(min_value=1)
 
 
 class PolicyResource(Resource[RoutingPolicy]):
@@ -688,12 +831,110 @@ class PolicyResource(Resource[RoutingPolicy]):
         rows = self.get_object().versions.order_by("-number")
         return Response({"data": PolicyVersionSerializer(rows, many=True).data, "next_cursor": None})
 
+    @extend_schema(responses={200: PolicyVersionSerializer})
+    @action(detail=True, url_path="versions/<int:number>", url_name="version")
+    def version(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """One wording."""
+        found = wordings.version_of(self.get_object(), kwargs["number"])
+        return Response(PolicyVersionSerializer(found).data)
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("from", int, description="The version before `to`, unless said otherwise."),
+            OpenApiParameter("to", int, description="The newest version, unless said otherwise."),
+        ],
+        responses={200: PolicyDiffSerializer},
+    )
+    @action(detail=True)
+    def diff(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """What changed between two versions, field by field."""
+        policy = self.get_object()
+        newest = wordings.newest(policy)
+        later = _number(request, "to", newest.number if newest else 1)
+        after = wordings.version_of(policy, later)
+        before = wordings.version_of(policy, _number(request, "from", max(later - 1, 1)))
+        changes = wordings.difference(wordings.wording_of(before), wordings.wording_of(after))
+        return Response(PolicyDiffSerializer({"before": before, "after": after, "changes": changes}).data)
+
+    @extend_schema(request=RollbackSerializer, responses={200: PolicySerializer})
+    @action(detail=True, methods=["post"])
+    def rollback(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Put an older version's wording in force again, as a new version."""
+        policy = self.get_object()
+        wanted = RollbackSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        wordings.roll_back(policy=policy, number=wanted.validated_data["version"], actor=self.principal)
+        policy.refresh_from_db()
+        return Response(self.get_serializer(policy).data)
+
+
+# ------------------------------------------------------------------ kill switches
+
+
+class KillSwitchSerializer(StrictSerializer, serializers.ModelSerializer[KillSwitch]):
+    """What was cut off: by whom, when and why, and when it came back. `target` is a slug."""
+
+    is_thrown = serializers.SerializerMethodField()
+
+    class Meta:
+        model = KillSwitch
+        fields = (
+            "id",
+            "kind",
+            "target",
+            "reason",
+            "thrown_at",
+            "thrown_by",
+            "is_thrown",
+            "restored_at",
+            "restored_by",
+        )
+        read_only_fields = ("id", "thrown_at", "thrown_by", "is_thrown", "restored_at", "restored_by")
+        # The verb says conflict; the serializer's own check would say so in other words.
+        validators: ClassVar[list[Any]] = []
+
+    def get_is_thrown(self, row: KillSwitch) -> bool:
+        return row.restored_at is None
+
+
+class KillSwitchResource(Resource[KillSwitch]):
+    """Cut off a provider, a model or a tenant in all workers at once; DELETE restores it. For the operator.
+
+    New calls are refused or go elsewhere; calls under way end as they would have.
+    """
+
+    queryset = KillSwitch.objects.all()
+    serializer_class = KillSwitchSerializer
+    read_scope, write_scope = "providers:read", "providers:write"
+    http_method_names = ["get", "post", "delete", "head"]
+    filters: ClassVar = {"kind": "kind", "target": "target"}
+
+    def perform_create(self, serializer: serializers.BaseSerializer[KillSwitch]) -> None:
+        """Raises ApiError as `switches.throw`; permission_denied without tenants:write for a tenant."""
+        given = serializer.validated_data
+        if given["kind"] == KillSwitch.Kind.TENANT:
+            self.require("tenants:write", None)
+        serializer.instance = switches.throw(**given, actor=self.principal)
+
+    @extend_schema(responses={200: KillSwitchSerializer})
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Restore it. The switch stays in the list, with who restored it and when. Raises ApiError: conflict."""
+        switch = self.get_object()
+        if switch.kind == KillSwitch.Kind.TENANT:
+            self.require("tenants:write", None)
+        return Response(self.get_serializer(switches.restore(switch=switch, actor=self.principal)).data)
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    """A version's number in the query. Raises ApiError: invalid_request."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal() or not 0 < int(text) < 2**31:
+        raise ApiError("invalid_request", f"{name} must be a version's number.", param=name)
+    return int(text)
+
 
 def _wording(given: Mapping[str, Any], base: Wording) -> Wording:
     """`base` with what the request says."""
-    return Wording(
-        strategy=given.get("strategy", base.strategy),
-        targets=given.get("targets", base.targets),
-        constraints=given.get("constraints", base.constraints),
-        max_attempts=given.get("max_attempts", base.max_attempts),
-    )
+    return replace(base, **{name: given[name] for name in WORDING_FIELDS if name in given})

@@ -22,6 +22,8 @@ _PROVIDER_FIELDS: Final = (
     "region",
     "price_book",
     "options",
+    "trains_on_data",
+    "retention_days",
     "is_enabled",
     "first_byte_timeout_s",
     "stall_timeout_s",

@@ -11,12 +11,17 @@ _top.register("models", api.ModelResource, basename="model")
 _top.register("endpoints", api.EndpointResource, basename="endpoint")
 _top.register("cost-rates", api.RateResource, basename="cost-rate")
 _top.register("policies", api.PolicyResource, basename="policy")
+_top.register("kill-switches", api.KillSwitchResource, basename="kill-switch")
+
+_of_provider = SimpleRouter(use_regex_path=False)
+_of_provider.register("credentials", api.ProviderCredentialResource, basename="provider-credential")
 
 _nested = SimpleRouter(use_regex_path=False)
 _nested.register("credentials", api.CredentialResource, basename="credential")
 
 urlpatterns: list[URLPattern | URLResolver] = [
     *_top.urls,
+    path("providers/<slug:provider>/", include(_of_provider.urls)),
     path("tenants/<slug:tenant>/", include(_nested.urls)),
 ]
 console_urlpatterns: list[URLPattern | URLResolver] = [

@@ -5,13 +5,13 @@ Checks everything that can be checked now, so that `plan` finds nothing it canno
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from django.db import IntegrityError, transaction
 
 from routing.models import Endpoint, Model, Provider, RoutingPolicy, RoutingPolicyVersion
 from routing.policies.plan import STRATEGIES, check_constraints
-from routing.types import DEFAULT_MAX_ATTEMPTS
+from routing.types import DEFAULT_MAX_ATTEMPTS, Recovery
 from tenants import audit, versions
 from tenants.errors import ApiError
 from tenants.models import Tenant
@@ -20,6 +20,15 @@ from tenants.principal import Principal
 MAX_TARGETS = 200
 MAX_WEIGHT = 1_000_000
 MOST_ATTEMPTS = 10
+
+CONDUCT_BOUNDS: Final[Mapping[str, tuple[int, int, bool]]] = {
+    "hold_back_tokens": (1, 100_000, True),
+    "hedge_after_ms": (0, 60_000, True),
+    "queue_ms": (0, 30_000, False),
+}
+"""Least, most, and whether null may be said: the numbers of routing.types.Conduct that a policy sets."""
+
+_FIELDS: Final = ("strategy", "targets", "constraints", "fallback", "conduct", "max_attempts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,17 @@ class Wording:
     targets: Sequence[str | Mapping[str, Any]] = ()
     constraints: Mapping[str, Any] = field(default_factory=dict)
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    fallback: Sequence[str | Mapping[str, Any]] = ()
+    conduct: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One field in which two wordings differ, `constraints.regions` for a part of one. None: not said."""
+
+    field: str
+    before: Any
+    after: Any
 
 
 def create_policy(
@@ -51,7 +71,10 @@ def create_policy(
 def change_policy(
     *, policy: RoutingPolicy, name: str, is_enabled: bool, wording: Wording, actor: Principal
 ) -> RoutingPolicy:
-    """Rename or switch a policy; another wording is its next version. Raises ApiError: invalid_request."""
+    """Rename or switch a policy; another wording is its next version.
+
+    Raises ApiError: invalid_request; conflict for switching off what still rules somebody's calls.
+    """
     _check(wording)
     with transaction.atomic():
         versions.bump("routing")
@@ -60,6 +83,8 @@ def change_policy(
         )
         current = newest(held)
         before = _picture(held, current)
+        if held.is_enabled and not is_enabled:
+            _refuse_while_ruling(held)
         held.name, held.is_enabled = name, is_enabled
         held.save(update_fields=("name", "is_enabled", "updated_at"))
         version = current
@@ -69,6 +94,57 @@ def change_policy(
     return held
 
 
+def roll_back(*, policy: RoutingPolicy, number: int, actor: Principal) -> RoutingPolicyVersion:
+    """Put an older wording in force again, as a new version: history is never rewritten.
+
+    Raises ApiError: not_found without such a version; conflict when that wording is the one in force;
+    invalid_request when it names what no longer exists.
+    """
+    with transaction.atomic():
+        versions.bump("routing")
+        held = (
+            RoutingPolicy.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=policy.pk)
+        )
+        wanted, current = version_of(held, number), newest(held)
+        wording = wording_of(wanted)
+        if current is None or wording_of(current) == wording:
+            raise ApiError("conflict", f"Version {number} says what is in force.", param="version")
+        _check(wording)
+        version = _publish(held, current.number + 1, wording, actor)
+        held.save(update_fields=("updated_at",))
+        after = {**_picture(held, version), "rolled_back_to": number}
+        _record("policy.rollback", held, _picture(held, current), after, actor)
+    return version
+
+
+def version_of(policy: RoutingPolicy, number: int) -> RoutingPolicyVersion:
+    """One version. Raises ApiError: not_found."""
+    found = policy.versions.filter(number=number).first()
+    if found is None:
+        raise ApiError("not_found", f"There is no version {number} of {policy.slug!r}.")
+    return found
+
+
+def difference(before: Wording, after: Wording) -> list[Change]:
+    """Field by field, constraints and conduct by their parts; nothing for two that say the same."""
+    changes: list[Change] = []
+    for name in _FIELDS:
+        old, new = getattr(before, name), getattr(after, name)
+        if name in ("constraints", "conduct"):
+            changes += [
+                Change(f"{name}.{part}", old.get(part), new.get(part))
+                for part in sorted(old.keys() | new.keys())
+                if old.get(part) != new.get(part)
+            ]
+        elif _plain(old) != _plain(new):
+            changes.append(Change(name, _plain(old), _plain(new)))
+    return changes
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int) else list(value)
+
+
 def newest(policy: RoutingPolicy) -> RoutingPolicyVersion | None:
     """The version in force."""
     return policy.versions.order_by("-number").first()
@@ -76,7 +152,14 @@ def newest(policy: RoutingPolicy) -> RoutingPolicyVersion | None:
 
 def wording_of(version: RoutingPolicyVersion) -> Wording:
     """A stored version as a value."""
-    return Wording(version.strategy, version.targets, version.constraints, version.max_attempts)
+    return Wording(
+        strategy=version.strategy,
+        targets=version.targets,
+        constraints=version.constraints,
+        max_attempts=version.max_attempts,
+        fallback=version.fallback,
+        conduct=version.conduct,
+    )
 
 
 def draft(*, policy: RoutingPolicy, wording: Wording) -> RoutingPolicyVersion:
@@ -100,8 +183,23 @@ def _worded(policy: RoutingPolicy, number: int, wording: Wording) -> RoutingPoli
         strategy=wording.strategy,
         targets=list(wording.targets),
         constraints=dict(wording.constraints),
+        fallback=list(wording.fallback),
+        conduct=dict(wording.conduct),
         max_attempts=wording.max_attempts,
     )
+
+
+def _refuse_while_ruling(policy: RoutingPolicy) -> None:
+    """Switched off it would rule nobody, so a call would go where the policy forbade."""
+    ruled = [
+        *(f"the feature {slug!r}" for slug in policy.features.values_list("slug", flat=True)),
+        *(
+            f"the plan {plan!r}" if plan else f"the tenant {tenant!r}"
+            for plan, tenant in policy.bindings.values_list("plan", "tenant__slug")
+        ),
+    ]
+    if ruled:
+        raise ApiError("conflict", f"It still rules {', '.join(sorted(ruled)[:5])}.", param="is_enabled")
 
 
 def _check(wording: Wording) -> None:
@@ -113,10 +211,34 @@ def _check(wording: Wording) -> None:
         check_constraints(wording.constraints)
     except ValueError as error:
         raise _bad("constraints", str(error)) from error
-    if len(wording.targets) > MAX_TARGETS:
-        raise _bad("targets", f"must be at most {MAX_TARGETS}")
-    for number, raw in enumerate(wording.targets):
-        _check_target(f"targets.{number}", {"model": raw} if isinstance(raw, str) else raw)
+    _check_targets("targets", wording.targets)
+    _check_targets("fallback", wording.fallback)
+    _check_conduct(wording.conduct)
+
+
+def _check_conduct(conduct: Mapping[str, Any]) -> None:
+    for name, value in conduct.items():
+        param = f"conduct.{name}"
+        if name == "recovery":
+            if value not in tuple(Recovery):
+                raise _bad(param, f"must be one of {', '.join(Recovery)}")
+        elif name in CONDUCT_BOUNDS:
+            least, most, is_optional = CONDUCT_BOUNDS[name]
+            if value is None and is_optional:
+                continue
+            if type(value) is not int or not least <= value <= most:
+                raise _bad(param, f"must be a whole number between {least} and {most}")
+        else:
+            raise _bad(param, "is unknown")
+    if conduct.get("hold_back_tokens") is not None and conduct.get("recovery") != Recovery.BUFFERED:
+        raise _bad("conduct.hold_back_tokens", "is for the recovery 'buffered' alone")
+
+
+def _check_targets(param: str, targets: Sequence[str | Mapping[str, Any]]) -> None:
+    if len(targets) > MAX_TARGETS:
+        raise _bad(param, f"must be at most {MAX_TARGETS}")
+    for number, raw in enumerate(targets):
+        _check_target(f"{param}.{number}", {"model": raw} if isinstance(raw, str) else raw)
 
 
 def _check_target(param: str, target: Mapping[str, Any]) -> None:
@@ -150,6 +272,8 @@ def _picture(policy: RoutingPolicy, version: RoutingPolicyVersion | None) -> dic
             "strategy": version.strategy,
             "targets": version.targets,
             "constraints": version.constraints,
+            "fallback": version.fallback,
+            "conduct": version.conduct,
             "max_attempts": version.max_attempts,
         }
     return {"slug": policy.slug, "name": policy.name, "is_enabled": policy.is_enabled, **said}
