@@ -10,6 +10,7 @@ from gateway.pipeline.execute import StreamAnswer, WholeAnswer, execute
 from gateway.pipeline.record import observe, record
 from gateway.pipeline.relay import CLIENT_LEFT
 from gateway.state.process import Process
+from gateway.state.snapshot import allowed_models
 from routing.policies.plan import PlanRequest, plan
 from routing.types import RoutePlan
 from tenants.errors import ApiError, shutting_down
@@ -61,7 +62,7 @@ def choose(call: Call, caller: Caller, process: Process) -> RoutePlan:
             operation=call.operation,
             tenant_id=caller.tenant.id,
             regions=caller.tenant.regions,
-            allowed_models=both(caller.key.allowed_models, caller.terms.allowed_models),
+            allowed_models=allowed_models(caller.key.allowed_models, caller.terms.allowed_models),
             capabilities=call.capabilities,
             input_tokens=max(1, call.input_bytes // 4),
             output_tokens=expected_output(call),
@@ -92,9 +93,3 @@ def end(call: Call, process: Process, status: int, error: ApiError | None = None
     call.ended_s = time.monotonic()
     record(call, process)
 
-
-def both(ours: frozenset[str] | None, theirs: frozenset[str] | None) -> frozenset[str] | None:
-    """What two allowlists allow together; None allows everything."""
-    if ours is None or theirs is None:
-        return theirs if ours is None else ours
-    return ours & theirs

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from gateway.pipeline.run import both
 from gateway.replay.candidate import World
 from gateway.replay.recorded import RecordedCall
+from gateway.state.snapshot import allowed_models
 from routing.catalog.cost import Unpriced, cost_of
 from routing.policies.plan import PlanRequest, plan
 from routing.types import Health, Operation, Target, Usage
@@ -134,7 +134,7 @@ def _route(
             operation=Operation(call.operation),
             tenant_id=call.tenant_id,
             regions=tenant.regions if tenant else None,
-            allowed_models=both(allowed.get(call.api_key_id), terms.allowed_models),
+            allowed_models=allowed_models(allowed.get(call.api_key_id), terms.allowed_models),
             capabilities=call.needs,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,

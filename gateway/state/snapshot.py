@@ -34,6 +34,13 @@ class Snapshot:
         return self.billing.terms.get(tenant_id, self.billing.default_terms)
 
 
+def allowed_models(key: frozenset[str] | None, plan: frozenset[str] | None) -> frozenset[str] | None:
+    """What a key's and its plan's allowlists allow together; None allows everything."""
+    if key is None or plan is None:
+        return plan if key is None else key
+    return key & plan
+
+
 def load() -> Snapshot:
     """Everything, from the database. Minutes of staleness are impossible, seconds are not: see `refresh`."""
     return Snapshot(tenants.snapshot.load(), routing.snapshot.load(), billing.snapshot.load())
