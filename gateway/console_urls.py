@@ -3,6 +3,7 @@
 from django.urls import URLPattern, path
 
 from gateway import views
+from gateway.replay import views as replays
 
 urlpatterns: list[URLPattern] = [
     path("", views.home, name="home"),
@@ -10,6 +11,9 @@ urlpatterns: list[URLPattern] = [
     path("platform/live/", views.platform_live, name="platform_live"),
     path("platform/requests/", views.platform_requests, name="platform_requests"),
     path("platform/requests/<uuid:request_id>/", views.platform_request, name="platform_request"),
+    path("platform/replays/", replays.replay_list, name="replay_list"),
+    path("platform/replays/new/", replays.replay_create, name="replay_create"),
+    path("platform/replays/<uuid:replay_id>/", replays.replay_detail, name="replay_detail"),
     path("platform/tenants/", views.tenant_list, name="tenant_list"),
     path("platform/tenants/new/", views.tenant_create, name="tenant_create"),
     path("t/<slug:tenant_slug>/", views.tenant_home, name="tenant_home"),

@@ -54,6 +54,7 @@ class Frame:
 PLATFORM = (
     Entry(label="Overview", scope="usage:read", url_name="platform_home", icon="layout-dashboard"),
     Entry(label="Requests", scope="requests:read", url_name="platform_requests", icon="list-tree"),
+    Entry(label="What-if", scope="cost:read", url_name="replay_list", icon="rewind"),
     Entry(label="Tenants", scope="tenants:read", url_name="tenant_list", icon="building-2"),
     Entry(label="Providers", scope="providers:read", url_name="provider_list", icon="plug"),
     Entry(label="Models", scope="models:read", url_name="model_list", icon="boxes"),

@@ -6,6 +6,7 @@ Needs Debian's Chromium. Screenshots of every page land in tests/e2e/screenshots
 import os
 import re
 import shutil
+from collections import defaultdict
 from pathlib import Path
 from uuid import UUID
 
@@ -44,6 +45,9 @@ OPERATOR_PAGES = {
     "platform-requests": "/platform/requests/",
     "platform-request": "/platform/requests/{request_id}/",
     "platform-request-failed": "/platform/requests/{failed_id}/",
+    "replays": "/platform/replays/",
+    "replay-new": "/platform/replays/new/?policy=cheap-first",
+    "replay": "/platform/replays/{replay_id}/",
     "tenants": "/platform/tenants/",
     "tenant-new": "/platform/tenants/new/",
     "providers": "/platform/providers/",
@@ -112,7 +116,7 @@ def empty(kept_plans):
         " routing_costrate, routing_model,"
         " routing_routingpolicyversion, routing_routingpolicy, routing_provider, billing_usage_event,"
         " billing_usage_hour, billing_usage_key_hour, billing_usage_latency_hour, billing_overhead_hour,"
-        " gateway_request_log, gateway_shadowsample, gateway_feedback"
+        " gateway_request_log, gateway_replay, gateway_shadowsample, gateway_feedback"
     )
     Subscription.objects.all().delete()
     PlanVersion.objects.exclude(plan__in=kept_plans).delete()
@@ -208,9 +212,19 @@ def violations(page):
     ]
 
 
+def ids_of(world):
+    """What the paths above leave open."""
+    return {
+        "request_id": world.request_id,
+        "failed_id": world.failed_id,
+        "key_id": world.key.id,
+        "replay_id": world.replay.id,
+    }
+
+
 def look_at(page, *, name, path, theme, width, world):
     """Visit, keep a screenshot, and say what is wrong with it."""
-    page.goto(path.format(request_id=world.request_id, failed_id=world.failed_id, key_id=world.key.id))
+    page.goto(path.format(**ids_of(world)))
     page.wait_for_load_state("networkidle")
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}-{width}-{theme}.png", full_page=True)
@@ -226,9 +240,7 @@ def look_at(page, *, name, path, theme, width, world):
 def test_the_browser_looks_at_every_page():
     seen = set()
     for path in (*OPERATOR_PAGES.values(), *OWNER_PAGES.values(), *GUEST_PAGES.values()):
-        concrete = path.partition("?")[0].format(
-            request_id=UUID(int=1), failed_id=UUID(int=1), key_id=UUID(int=1)
-        )
+        concrete = path.partition("?")[0].format_map(defaultdict(lambda: UUID(int=1)))
         seen.add(resolve(concrete).url_name)
     pages = {each.name for _, each in console_patterns() if each.callback.console_access.read is not None}
     assert pages - FRAGMENTS <= seen

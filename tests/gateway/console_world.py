@@ -15,6 +15,8 @@ from billing.models import Plan, PlanVersion, Subscription
 from billing.usage.ingest import ingest
 from billing.usage.records import UsageRecord
 from gateway.logs.ingest import LogEntry, store
+from gateway.models import Replay
+from gateway.replay import jobs
 from routing.models import CostRate, Endpoint, Model, Provider, RoutingPolicy, RoutingPolicyVersion
 from tenants import keys
 from tenants.ids import instant_of, uuid7
@@ -70,6 +72,7 @@ class World:
     request_id: UUID  # a call of acme that failed over
     failed_id: UUID  # a call of acme that nobody served
     stranger_id: UUID  # a call of nordlicht
+    replay: Replay  # a finished what-if
 
 
 @cache
@@ -135,7 +138,22 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
         request_id=request_id,
         failed_id=failed_id,
         stranger_id=stranger_id,
+        replay=_replay(now),
     )
+
+
+def _replay(now):
+    """A finished what-if over all calls."""
+    row = jobs.ask(
+        candidate={"policy": "cheap-first", "wording": {"strategy": "latency"}},
+        start=now - timedelta(days=2),
+        end=now,
+        tenants=[],
+        is_whole=True,
+        actor=SYSTEM,
+    )
+    assert jobs.run_next()
+    return row
 
 
 def add_calls(world, *, now, count):

@@ -26,6 +26,9 @@ PAGES = {
     "platform_home": PLATFORM,
     "platform_live": PLATFORM,
     "platform_requests": PLATFORM,
+    "replay_list": PLATFORM,
+    "replay_create": (200, 403, 404, 404, 404, 404),
+    "replay_detail": PLATFORM,
     "tenant_list": PLATFORM,
     "tenant_create": (200, 403, 404, 404, 404, 404),
     "provider_list": PLATFORM,
@@ -92,6 +95,7 @@ def url_of(name, world):
         "request_id": world.request_id,
         "slug": "openai",
         "endpoint_id": _endpoint_id(),
+        "replay_id": world.replay.id,
     }
     wanted = re.findall(r"<\w+:(\w+)>", route)
     return reverse(name, kwargs={each: known[each] for each in wanted})
