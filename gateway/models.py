@@ -19,8 +19,6 @@ class RequestLog(models.Model):
     provider = models.CharField(max_length=63)
     region = models.CharField(max_length=32)
     policy = models.CharField(max_length=80)
-    experiment = models.CharField(max_length=80)  # or "rollout:<slug>"
-    arm = models.CharField(max_length=40)
     status = models.PositiveSmallIntegerField()  # HTTP; 499 when the client left
     error_code = models.CharField(max_length=64)
     error_message = models.CharField(max_length=500)
@@ -44,6 +42,8 @@ class RequestLog(models.Model):
     route = models.JSONField(
         default=dict
     )  # {strategy, kept: [{provider, model, score, reason}], dropped: [...]}
+    experiment = models.CharField(max_length=80)  # or "rollout:<slug>"
+    arm = models.CharField(max_length=40)
 
     class Meta:
         managed = False

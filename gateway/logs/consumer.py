@@ -19,6 +19,8 @@ from django.utils import timezone
 
 from billing.usage.ingest import ingest
 from billing.usage.records import UsageRecord
+from gateway.experiments import samples
+from gateway.experiments.samples import SampleEntry
 from gateway.logs.ingest import LogEntry, store
 from gateway.pipeline.record import decode
 from gateway.state.limits import STREAM
@@ -74,21 +76,26 @@ def _store(client: redis.Redis, entries: Sequence[Any]) -> int:
         return 0
     rows: list[UsageRecord] = []
     log: list[LogEntry] = []
+    measured: list[SampleEntry] = []
     suspense: list[Any] = []
     entry_of: dict[UUID, Any] = {}
     for entry_id, fields in entries:
         try:
-            call_rows, call_log = decode(fields[b"r"])
+            closed = decode(fields[b"r"])
         except (ValueError, KeyError, TypeError) as error:
             logger.exception("usage record %s cannot be read (%s)", entry_id, type(error).__name__)
             suspense.append((entry_id, fields))
             continue
-        rows += call_rows
-        log.append(call_log)
-        entry_of[call_log.request_id] = (entry_id, fields)
+        rows += closed.rows
+        if closed.log is not None:
+            log.append(closed.log)
+        if closed.sample is not None:
+            measured.append(closed.sample)
+        entry_of[closed.request_id] = (entry_id, fields)
     with transaction.atomic():
         ingested = ingest(rows, recorded_at=timezone.now())
         store(log, now=timezone.now())
+        samples.store(measured)
     suspense += [
         entry_of[request_id] for request_id in {refused.key.request_id for refused in ingested.rejected}
     ]
@@ -99,4 +106,4 @@ def _store(client: redis.Redis, entries: Sequence[Any]) -> int:
     pipe.xack(STREAM, GROUP, *ids)
     pipe.xdel(STREAM, *ids)
     pipe.execute()
-    return len(log)
+    return len(entry_of)

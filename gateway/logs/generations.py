@@ -25,6 +25,7 @@ def generation_of(request_id: UUID, tenant_id: UUID, *, sees_cost: bool) -> byte
         "provider": row.provider,
         "region": row.region,
         "policy": row.policy,
+        "experiment": {"name": row.experiment, "arm": row.arm} if row.experiment else None,
         "status": row.status,
         "error": {"code": row.error_code, "message": row.error_message} if row.error_code else None,
         "finish_reason": row.finish_reason,

@@ -57,6 +57,8 @@ class LogEntry:
     first_byte_ms: int | None = None
     attempts: Sequence[Mapping[str, Any]] = ()
     route: Mapping[str, Any] = field(default_factory=dict)
+    experiment: str = ""
+    arm: str = ""
 
 
 COLUMNS: tuple[str, ...] = tuple(LogEntry.__dataclass_fields__)

@@ -38,6 +38,8 @@ class Filters:
     provider: str = ""
     status: str = ""
     api_key_id: UUID | None = None
+    experiment: str = ""
+    arm: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,10 @@ def search(*, filters: Filters, cursor: UUID | None, size: int) -> LogPage:
         rows = rows.filter(STATUS_FILTERS.get(filters.status) or Q(error_code=filters.status))
     if filters.api_key_id is not None:
         rows = rows.filter(api_key_id=filters.api_key_id)
+    if filters.experiment:
+        rows = rows.filter(experiment=filters.experiment)
+        if filters.arm:
+            rows = rows.filter(arm=filters.arm)
     if cursor is not None:
         moment = instant_of(cursor)
         rows = rows.filter(occurred_at__lte=moment).filter(

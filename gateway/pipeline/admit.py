@@ -102,9 +102,15 @@ def output_per_choice(call: Call, target: Target) -> int:
 
 def open_record(call: Call, caller: Caller, target: Target, claim: Claim, worker: str) -> bytes:
     """What a reaper needs to close the call when this worker no longer can; see pipeline.record."""
+    assignment = call.plan.assignment if call.plan else None
     return orjson.dumps(
         {
             "worker": worker,
+            "kind": call.kind,
+            "experiment": assignment.experiment if assignment else "",
+            "arm": assignment.arm if assignment else "",
+            "sample": call.sample,
+            "is_own": target.is_own,
             "tenant": str(caller.tenant.id),
             "key": str(caller.key.id),
             "plan_version": str(caller.terms.plan_version_id),
@@ -175,6 +181,8 @@ def _hold(entry: BudgetEntry, call: Call, caller: Caller, targets: list[Target])
                 units_bound={"input": call.input_bytes, "output": output_ceiling(call, target)},
                 model=target.model,
                 cost_currency=target.rates.currency,
+                is_byok=target.is_own,
+                at_s=call.occurred_at,
             )
         if amount is None:
             raise ApiError(

@@ -1,13 +1,16 @@
 """One call and what became of it: the object that every step of the pipeline reads and fills in."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from billing.snapshot import Terms
+from billing.usage.records import Kind
+from gateway.pipeline.course import Course
 from gateway.state.limits import Admission
+from gateway.state.pace import Slot
 from routing.types import Json, Operation, RoutePlan, Target, Usage
 from tenants.snapshot import KeyEntry, TenantEntry
 
@@ -40,6 +43,7 @@ class Attempt:
     retry_after_s: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # the reply's, names in lower case
     is_hedge: bool = False  # sent while another attempt was still silent
+    slot: Slot | None = field(default=None, repr=False)  # its place in the provider's rate limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +76,13 @@ class Call:
     tags: Mapping[str, str]
     end_user: str
     timeout_s: float
+    kind: Kind = (
+        "usage"  # "shadow" and "eval" are calls of our own: cost without a price, in no tenant's view
+    )
 
     caller: Caller | None = None
     plan: RoutePlan | None = None
+    course: Course | None = None  # what may still be tried
     admission: Admission | None = None
     output_cap: int | None = None  # output tokens a hard budget has reserved, where the caller set no limit
     attempts: list[Attempt] = field(default_factory=list)
@@ -87,3 +95,7 @@ class Call:
     ended_s: float = 0.0  # monotonic
     is_recorded: bool = False
     skipped: list[dict[str, Any]] = field(default_factory=list)  # targets that could not express the request
+    heard: list[bytes] | None = field(default=None, repr=False)
+    """The answer as the client gets it, one body or the chunks; collected only while the call is mirrored."""
+    after: Callable[[], None] | None = field(default=None, repr=False)  # called once the call is recorded
+    sample: dict[str, Any] | None = None  # of a shadow: what is measured, beside what it mirrors

@@ -5,13 +5,15 @@ halves of the wire form, `encode` and `decode`, stand side by side; the consumer
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from billing.usage.records import UsageRecord
+from billing.usage.records import Kind, UsageRecord
+from gateway.experiments.samples import SampleEntry, sample_of
 from gateway.logs.ingest import LogEntry
 from gateway.pipeline.call import Attempt, Call, Caller, Status
 from gateway.state.limits import Spent
@@ -20,7 +22,8 @@ from routing.catalog.cost import Unpriced, cost_of
 from routing.types import Usage
 from tenants.ids import instant_of
 
-VERSION = 1
+VERSION = 2
+"""1 knew neither kinds nor arms nor own credentials; records of it may still be on their way."""
 BILLABLE = frozenset((Status.OK, Status.CUT, Status.CANCELLED))
 LEDGER_UNITS = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning")
 
@@ -43,12 +46,14 @@ def meter(call: Call, caller: Caller) -> None:
             attempt.cost_pico, attempt.cost_components = None, None
         else:
             attempt.cost_pico, attempt.cost_components = cost.total_pico, cost.components
-        if attempt is call.attempts[-1] and attempt.status in BILLABLE:
+        if call.kind == "usage" and attempt is call.attempts[-1] and attempt.status in BILLABLE:
             call.price_pico = caller.terms.pricing.price_of(
                 cost_pico=attempt.cost_pico,
                 cost_currency=attempt.target.rates.currency,
                 units=usage.units,
                 model=attempt.target.model,
+                is_byok=attempt.target.is_own,
+                at_s=call.occurred_at,
             )
 
 
@@ -65,7 +70,10 @@ def record(call: Call, process: Process) -> None:
         call.id_text,
         process.limits.settle(call.id_text, payload, call.admission, spent_by(call), model=model),
     )
-    process.telemetry.counters[f"requests:{call.operation}:{call.status}"] += 1
+    counted = "requests" if call.kind == "usage" else call.kind
+    process.telemetry.counters[f"{counted}:{call.operation}:{call.status}"] += 1
+    if call.after is not None:
+        call.after()
 
 
 def observe(call: Call, attempt: Attempt, process: Process) -> None:
@@ -97,8 +105,9 @@ def spent_by(call: Call) -> Spent:
 
 
 def encode(call: Call, caller: Caller) -> bytes:
-    """The call as one JSON array: shared columns, one row per attempt, the log's columns."""
+    """The call as one JSON array: shared columns, one row per attempt, the log's columns, a shadow's sample."""
     plan = call.plan
+    assignment = plan.assignment if plan else None
     shared = (
         caller.tenant.id,
         caller.key.id,
@@ -111,6 +120,9 @@ def encode(call: Call, caller: Caller) -> bytes:
         call.service_tier,
         plan.policy if plan else "",
         call.is_stream,
+        call.kind,
+        assignment.experiment if assignment else "",
+        assignment.arm if assignment else "",
     )
     attempts = [attempt_row(attempt, call) for attempt in call.attempts]
     log = (
@@ -123,7 +135,7 @@ def encode(call: Call, caller: Caller) -> bytes:
         round((call.ended_s - call.started_s) * 1000),
         _route(call),
     )
-    return orjson.dumps((VERSION, call.id_text, shared, attempts, log))
+    return orjson.dumps((VERSION, call.id_text, shared, attempts, log, call.sample))
 
 
 def attempt_row(attempt: Attempt, call: Call) -> tuple[Any, ...]:
@@ -149,6 +161,7 @@ def attempt_row(attempt: Attempt, call: Call) -> tuple[Any, ...]:
         attempt.cost_components,
         attempt.latency_ms,
         attempt.first_byte_ms,
+        target.is_own,
     )
 
 
@@ -190,6 +203,9 @@ def encode_unknown(id_text: str, opened: Mapping[str, Any]) -> bytes:
         "",
         opened["policy"],
         opened["is_stream"],
+        opened.get("kind", "usage"),
+        opened.get("experiment", ""),
+        opened.get("arm", ""),
     )
     attempt: tuple[Any, ...] = (
         opened["attempt"],
@@ -209,19 +225,55 @@ def encode_unknown(id_text: str, opened: Mapping[str, Any]) -> bytes:
         None if worst is None else {"unknown": worst},
         0,
         None,
+        opened.get("is_own", False),
     )
     log: tuple[Any, ...] = (500, "internal_error", "The worker died during the call.", "", "", {}, 0, {})
-    return orjson.dumps((VERSION, id_text, shared, [*opened.get("earlier", ()), attempt], log))
+    rows = [*opened.get("earlier", ()), attempt]
+    return orjson.dumps((VERSION, id_text, shared, rows, log, opened.get("sample")))
 
 
-def decode(payload: bytes) -> tuple[list[UsageRecord], LogEntry]:
-    """The ledger rows and the log row of one closed call. Raises ValueError for anything else."""
-    version, id_text, shared, attempts, log = orjson.loads(payload)
-    if version != VERSION:
-        msg = f"a usage record of version {version}, and this code knows {VERSION}"
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A closed call, decoded: its ledger rows, and its log row or (a shadow) its sample; an evaluation has neither."""
+
+    request_id: UUID
+    rows: list[UsageRecord]
+    log: LogEntry | None
+    sample: SampleEntry | None
+
+
+def decode(payload: bytes) -> Closed:
+    """What one closed call leaves in the database. Raises ValueError for anything else."""
+    version, id_text, shared, attempts, log, *more = orjson.loads(payload)
+    if version == 1:
+        shared = (*shared, "usage", "", "")
+    elif version != VERSION:
+        msg = f"a usage record of version {version}, and this code knows 1 to {VERSION}"
         raise ValueError(msg)
     request_id = UUID(id_text)
     occurred_at = instant_of(request_id)
+    *known, kind, _, _ = shared
+    rows = [
+        _ledger_row(request_id, occurred_at, known, kind, row, is_last=number == len(attempts))
+        for number, row in enumerate(attempts, 1)
+    ]
+    if kind == "usage":
+        return Closed(request_id, rows, _log_entry(request_id, occurred_at, shared, attempts, log), None)
+    sample = more[0] if more else None
+    if sample is None:
+        return Closed(request_id, rows, None, None)
+    return Closed(request_id, rows, None, sample_of(request_id, occurred_at, shared, attempts, log, sample))
+
+
+def _ledger_row(
+    request_id: UUID,
+    occurred_at: datetime,
+    known: Sequence[Any],
+    kind: Kind,
+    row: Sequence[Any],
+    *,
+    is_last: bool,
+) -> UsageRecord:
     (
         tenant,
         key,
@@ -234,54 +286,48 @@ def decode(payload: bytes) -> tuple[list[UsageRecord], LogEntry]:
         tier,
         policy,
         is_stream,
-    ) = shared
-    rows = []
-    for number, row in enumerate(attempts, 1):
-        (attempt, model, provider, provider_model, endpoint, region, status, error, _, source, units) = row[
-            :11
-        ]
-        (cost_pico, cost_currency, price_pico, components, latency_ms, first_byte_ms) = row[11:]
-        rows.append(
-            UsageRecord(
-                occurred_at=occurred_at,
-                request_id=request_id,
-                attempt=attempt,
-                tenant_id=UUID(tenant),
-                api_key_id=UUID(key),
-                plan_version_id=UUID(plan_version),
-                feature=feature,
-                end_user=end_user,
-                operation=operation,
-                request_model=request_model,
-                model=model,
-                provider=provider,
-                provider_model=provider_model,
-                endpoint_id=UUID(endpoint),
-                region=region,
-                service_tier=tier,
-                policy=policy,
-                status=status,
-                error_type=error,
-                is_final=number == len(attempts),
-                is_stream=is_stream,
-                usage_source=source,
-                input_tokens=units.get("input", 0),
-                cache_read_tokens=units.get("cache_read", 0),
-                cache_write_tokens=units.get("cache_write", 0) + units.get("cache_write_1h", 0),
-                output_tokens=units.get("output", 0),
-                reasoning_tokens=units.get("reasoning", 0),
-                other_units={name: count for name, count in units.items() if name not in LEDGER_UNITS}
-                or None,
-                cost_pico=cost_pico,
-                cost_currency=cost_currency,
-                price_pico=price_pico,
-                price_currency=currency,
-                cost_components=components,
-                latency_ms=latency_ms,
-                first_byte_ms=first_byte_ms,
-            )
-        )
-    return rows, _log_entry(request_id, occurred_at, shared, attempts, log)
+    ) = known
+    (attempt, model, provider, provider_model, endpoint, region, status, error, _, source, units) = row[:11]
+    (cost_pico, cost_currency, price_pico, components, latency_ms, first_byte_ms) = row[11:17]
+    return UsageRecord(
+        occurred_at=occurred_at,
+        request_id=request_id,
+        attempt=attempt,
+        kind=kind,
+        tenant_id=UUID(tenant),
+        api_key_id=UUID(key),
+        plan_version_id=UUID(plan_version),
+        feature=feature,
+        end_user=end_user,
+        operation=operation,
+        request_model=request_model,
+        model=model,
+        provider=provider,
+        provider_model=provider_model,
+        endpoint_id=UUID(endpoint),
+        region=region,
+        service_tier=tier,
+        policy=policy,
+        status=status,
+        error_type=error,
+        is_final=is_last and kind == "usage",
+        is_stream=is_stream,
+        is_byok=len(row) > 17 and row[17],
+        usage_source=source,
+        input_tokens=units.get("input", 0),
+        cache_read_tokens=units.get("cache_read", 0),
+        cache_write_tokens=units.get("cache_write", 0) + units.get("cache_write_1h", 0),
+        output_tokens=units.get("output", 0),
+        reasoning_tokens=units.get("reasoning", 0),
+        other_units={name: count for name, count in units.items() if name not in LEDGER_UNITS} or None,
+        cost_pico=cost_pico,
+        cost_currency=cost_currency,
+        price_pico=price_pico,
+        price_currency=currency,
+        cost_components=components,
+        latency_ms=latency_ms,
+        first_byte_ms=first_byte_ms,
+    )
 
 
 def _log_entry(
@@ -291,7 +337,10 @@ def _log_entry(
     attempts: Sequence[Sequence[Any]],
     log: Sequence[Any],
 ) -> LogEntry:
-    (tenant, key, _, currency, feature, end_user, operation, request_model, _, policy, is_stream) = shared
+    (tenant, key, _, currency, feature, end_user, operation, request_model, _, policy, is_stream) = shared[
+        :11
+    ]
+    (_, experiment, arm) = shared[11:]
     (status, code, message, finish_reason, response_model, tags, latency_ms, route) = log
     last = attempts[-1] if attempts else None
     units: Mapping[str, int] = last[10] if last else {}
@@ -342,4 +391,6 @@ def _log_entry(
             for row in attempts
         ],
         route=route,
+        experiment=experiment,
+        arm=arm,
     )

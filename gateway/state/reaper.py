@@ -93,7 +93,7 @@ def _settle(client: redis.Redis, request_id: str, payload: bytes, opened_record:
         client.xadd(STREAM, {"r": payload})  # settled before, perhaps: the ledger drops doubles
         return
     opened = orjson.loads(opened_record)
-    rows, _ = decode(payload)
+    rows = decode(payload).rows
     last = rows[-1] if rows else None
     made = settlement(
         request_id,

@@ -26,12 +26,11 @@ def test_overhead_stands_in_the_ledger_and_its_own_rollup_alone() -> None:
     assert not UsageHour.objects.exists()
     assert not UsageKeyHour.objects.exists()
     assert not UsageLatencyHour.objects.exists()
-    assert sorted(
-        OverheadHour.objects.values_list("kind", "attempts", "tokens", "cost_pico", "unpriced")
-    ) == [
-        ("eval", "1", "155", "0", "1"),
-        ("shadow", "1", "155", "1000", "0"),
+    rollup = [
+        (row.kind, row.attempts, row.tokens, int(row.cost_pico), row.unpriced)
+        for row in OverheadHour.objects.order_by("kind")
     ]
+    assert rollup == [("eval", 1, 155, 0, 1), ("shadow", 1, 155, 1_000, 0)]
     assert verify().ok
 
 
