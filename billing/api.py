@@ -40,11 +40,17 @@ MONEY = ("cost", "price")
 
 
 class LimitsSerializer(StrictSerializer):
-    """What all calls of a tenant together may do; left out means unlimited."""
+    """What all calls of a tenant together may do; left out means unlimited.
+
+    Where a provider's own rate limit is short, `priority` tells who waits for whom (`interactive`, the default,
+    goes before `free`, that before `batch`), and `priority_weight` (10 if left out) the share among equals.
+    """
 
     limit_rpm = serializers.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
     limit_tpm = serializers.IntegerField(min_value=1, max_value=2**53 - 1, required=False)
     max_concurrent = serializers.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
+    priority = serializers.ChoiceField(choices=("interactive", "free", "batch"), required=False)
+    priority_weight = serializers.IntegerField(min_value=1, max_value=100, required=False)
 
 
 class EntitlementsSerializer(StrictSerializer):

@@ -18,6 +18,7 @@ __all__ = ["BillingSnapshot", "BudgetEntry", "Terms", "Window", "load"]
 logger = logging.getLogger(__name__)
 
 MICRO = 10**6
+DEFAULT_PRIORITY_WEIGHT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ class Terms:
     limit_rpm: int | None
     limit_tpm: int | None
     max_concurrent: int | None
+    priority_weight: int = DEFAULT_PRIORITY_WEIGHT  # share of a provider's short rate limit, 1 to 100
+    priority: str = "interactive"  # where a provider's limit is short: interactive before free before batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,8 @@ def terms_of(row: PlanVersion) -> Terms:
         limit_rpm=limits.get("limit_rpm"),
         limit_tpm=limits.get("limit_tpm"),
         max_concurrent=limits.get("max_concurrent"),
+        priority_weight=limits.get("priority_weight", DEFAULT_PRIORITY_WEIGHT),
+        priority=limits.get("priority", "interactive"),
     )
 
 

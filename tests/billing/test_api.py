@@ -112,6 +112,10 @@ def test_a_changed_plan_is_a_new_version_and_the_old_one_stays() -> None:
         ({"slug": "x", "name": "x", "colour": 1}, (400, "unknown_field", "colour")),
         ({"slug": "x", "name": "x", "entitlements": {"limits": {"limit_rpm": 0}}},
          (400, "invalid_request", "entitlements.limits.limit_rpm")),
+        ({"slug": "x", "name": "x", "entitlements": {"limits": {"priority_weight": 101}}},
+         (400, "invalid_request", "entitlements.limits.priority_weight")),
+        ({"slug": "x", "name": "x", "entitlements": {"limits": {"priority": "vip"}}},
+         (400, "invalid_request", "entitlements.limits.priority")),
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_sold_is_refused_and_leaves_nothing(body: Any, expected: Any) -> None:

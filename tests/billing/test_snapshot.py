@@ -46,7 +46,16 @@ def test_a_subscriber_has_the_terms_of_its_version_also_after_a_new_one():
     assert terms.plan_version_id == PlanVersion.objects.get(plan=sold, number=1).id
     assert terms.allowed_models == {"a", "b"}
     assert (terms.limit_rpm, terms.limit_tpm, terms.max_concurrent) == (5, None, None)
+    assert (terms.priority, terms.priority_weight) == ("interactive", 10)
     assert terms.pricing.price_of(cost_pico=100, cost_currency="USD", units={}, model="a") == 108
+
+
+def test_a_plan_says_who_waits_for_whom_where_a_providers_limit_is_short():
+    tenant = factories.tenant()
+    sold = plan("free", charges=[], limits={"priority": "free", "priority_weight": 3})
+    subscribe(tenant=tenant, plan=sold, start=NOON, actor=SYSTEM)
+    terms = load().terms[tenant.id]
+    assert (terms.priority, terms.priority_weight) == ("free", 3)
 
 
 def test_tenants_on_one_version_share_its_terms():
