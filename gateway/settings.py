@@ -31,6 +31,7 @@ TOLLHOUSE_MAX_IN_FLIGHT = env.int("TOLLHOUSE_MAX_IN_FLIGHT", 2000)
 TOLLHOUSE_ALLOW_UNPRICED = env.bool("TOLLHOUSE_ALLOW_UNPRICED", False)
 TOLLHOUSE_EGRESS_ALLOWED_HOSTS = env.list("TOLLHOUSE_EGRESS_ALLOWED_HOSTS", default=[])
 TOLLHOUSE_REQUEST_LOG_DAYS = env.int("TOLLHOUSE_REQUEST_LOG_DAYS", 30)
+TOLLHOUSE_PAGERDUTY_URL = env.str("TOLLHOUSE_PAGERDUTY_URL", "https://events.pagerduty.com")
 
 # ------------------------------------------------------------------ Django
 
@@ -139,6 +140,7 @@ _smtp = {  # Django 6.1 warns of the EMAIL_* settings that django-environ's name
     "password": _email["EMAIL_HOST_PASSWORD"],
     "use_tls": _email.get("EMAIL_USE_TLS", False),
     "use_ssl": _email.get("EMAIL_USE_SSL", False),
+    "timeout": _email.get("EMAIL_TIMEOUT", 20),
 }
 MAILERS = {
     "default": {

@@ -1,20 +1,24 @@
 """The channels: each turns a notice into something to send, and an answer into what became of it. Pure.
 
-A channel is two functions, `compose` and, where HTTP carries it, `judge`. Nothing here opens a connection.
+A channel is two functions, `compose` and, where HTTP carries it, `_judge`. Nothing here opens a connection.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """One HTTP request. `is_operators` marks an address of the operator's, which may be private."""
+    """One HTTP POST and who judges its answer (status, headers).
+
+    `is_operators` marks an address of the operator's, which may be private.
+    """
 
     url: str = field(repr=False)
     body: bytes = field(repr=False)
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    judge: "Callable[[int, Mapping[str, str]], Outcome]"
     is_operators: bool = False
 
 
@@ -41,6 +45,9 @@ class Outcome:
     status: int | None = None
     retry_after_s: float | None = None
     is_gone: bool = False
+
+
+JSON = ("Content-Type", "application/json")
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from billing.alerts.channels import Outcome, Post, retry_after_s
+from billing.alerts.channels import JSON, Outcome, Post, retry_after_s
 from billing.alerts.notices import Notice
 
 PATH = "/v2/enqueue"
@@ -35,11 +35,10 @@ def compose(notice: Notice, *, base_url: str, routing_key: str) -> Post:
                 "custom_details": {"what": notice.body, **dict(notice.facts)},
             },
         }
-    headers = (("Content-Type", "application/json"),)
-    return Post(base_url.rstrip("/") + PATH, orjson.dumps(event), headers, is_operators=True)
+    return Post(base_url.rstrip("/") + PATH, orjson.dumps(event), (JSON,), _judge, is_operators=True)
 
 
-def judge(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+def _judge(status: int, headers: Mapping[str, str]) -> Outcome:
     """202 is queued there; 4xx (but 429) says that the event or the key is wrong for good."""
     if 200 <= status < 300:
         return Outcome("delivered", "", status)

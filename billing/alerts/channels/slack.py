@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from billing.alerts.channels import Outcome, Post, retry_after_s
+from billing.alerts.channels import JSON, Outcome, Post, retry_after_s
 from billing.alerts.notices import Notice
 
 MAX_ITEMS = 20
@@ -38,10 +38,10 @@ def compose(notice: Notice, *, url: str) -> Post:
         ]
         blocks.append({"type": "section", "fields": fields})
     body = {"text": headline, "attachments": [{"color": _COLOURS[notice.severity], "blocks": blocks}]}
-    return Post(url=url, body=orjson.dumps(body), headers=(("Content-Type", "application/json"),))
+    return Post(url, orjson.dumps(body), (JSON,), _judge)
 
 
-def judge(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+def _judge(status: int, headers: Mapping[str, str]) -> Outcome:
     """A revoked or unknown hook stays so; too many messages and broken servers pass."""
     if 200 <= status < 300:
         return Outcome("delivered", "", status)

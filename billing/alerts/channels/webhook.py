@@ -5,7 +5,7 @@ from datetime import datetime
 
 import orjson
 
-from billing.alerts.channels import Outcome, Post, retry_after_s
+from billing.alerts.channels import JSON, Outcome, Post, retry_after_s
 from billing.alerts.notices import Notice
 from tenants import webhooks
 
@@ -27,11 +27,11 @@ def compose(notice: Notice, *, url: str, secrets: Sequence[str], message_id: str
         }
     )
     signed = webhooks.sign(message_id=message_id, at=now, body=body, secrets=secrets)
-    headers = (("Content-Type", "application/json"), ("User-Agent", "Tollhouse-Webhooks/1"), *signed)
-    return Post(url=url, body=body, headers=headers)
+    headers = (JSON, ("User-Agent", "Tollhouse-Webhooks/1"), *signed)
+    return Post(url, body, headers, _judge)
 
 
-def judge(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+def _judge(status: int, headers: Mapping[str, str]) -> Outcome:
     """What an answer means. A redirect is a failure like any other: it is not followed."""
     if 200 <= status < 300:
         return Outcome("delivered", "", status)
