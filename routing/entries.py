@@ -5,7 +5,7 @@ Nothing here is changed after it was built; `_by_name` and `_choices` are answer
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from routing.types import DEFAULT_CONDUCT, Conduct, Target
@@ -104,7 +104,12 @@ class ShadowEntry:
     policy: PolicyEntry
     per_minute: int  # mirrored calls at most, per worker
     rollout: str = ""  # slug of the gated rollout it measures for
-    judge: Mapping[str, Any] = field(default_factory=dict)  # how answers are scored: gateway.pipeline.scoring
+    scoring: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # how answers are scored: gateway.pipeline.scoring
+    judge: PolicyEntry | None = (
+        None  # the same constraints again, and the model that judges answers as target
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +138,13 @@ class OwnCredential:
     api_key: str = field(repr=False)
 
 
-type Choice = tuple[Target, int, int]
-"""A target, the weight and the position of the policy target that led to it."""
+class Choice(NamedTuple):
+    """A target, and the weight and the position of the policy target that led to it."""
+
+    target: Target
+    weight: int
+    position: int
+    is_fallback: bool = False  # tried only after all that are not
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +164,7 @@ class RoutingSnapshot:
     _choices: dict[tuple[UUID | None, str, str], tuple[Choice, ...]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
+    _owners: frozenset[UUID] = field(init=False, repr=False, compare=False)
     memo: dict[Hashable, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
     """What the planner worked out for this snapshot; it may be emptied at any time."""
 
@@ -165,13 +176,24 @@ class RoutingSnapshot:
                     key = (target.provider, name)
                     by_name[key] = (*by_name.get(key, ()), target)
         object.__setattr__(self, "_by_name", by_name)
+        object.__setattr__(self, "_owners", frozenset(tenant_id for tenant_id, _ in self.own))
 
     def targets_of(self, provider: str, name: str) -> tuple[Target, ...]:
         """One provider's targets for `name`: its own name of a model, or our slug."""
         return self._by_name.get((provider, name), ())
 
+    def feature_of(self, tenant_id: UUID, slug: str) -> FeatureEntry | None:
+        """The feature that a tenant's call names: the tenant's own before the operator's."""
+        if not slug:
+            return None
+        return self.features.get((tenant_id, slug)) or self.features.get((None, slug))
+
+    def has_own(self, tenant_id: UUID) -> bool:
+        """Whether the tenant has a credential of its own (BYO) with any provider."""
+        return tenant_id in self._owners
+
     def choices_of(self, policy: PolicyEntry) -> tuple[Choice, ...]:
-        """The targets a policy points at, each once, in its order. Worked out once per snapshot."""
+        """The targets a policy points at, each once, in its order, its fallback last. Once per snapshot."""
         key = (policy.tenant_id, policy.slug, policy.variant)
         choices = self._choices.get(key)
         if choices is None:
@@ -179,13 +201,15 @@ class RoutingSnapshot:
         return choices
 
     def _expand(self, policy: PolicyEntry) -> Iterable[Choice]:
-        seen: set[str] = set()
+        seen: set[tuple[str, str]] = set()
         everything = (PolicyTarget(model=None, provider=None, weight=1),)
-        for position, pointer in enumerate(policy.targets or everything):
+        main = policy.targets or everything
+        for position, pointer in enumerate((*main, *policy.fallback)):
             for target in self._pointed_at(pointer):
-                if target.endpoint_id not in seen:
-                    seen.add(target.endpoint_id)
-                    yield target, pointer.weight, position
+                name = (target.endpoint_id, target.credential_id)
+                if name not in seen:
+                    seen.add(name)
+                    yield Choice(target, pointer.weight, position, position >= len(main))
 
     def _pointed_at(self, pointer: PolicyTarget) -> Iterable[Target]:
         if pointer.provider is not None and pointer.model is not None:

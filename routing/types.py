@@ -6,7 +6,7 @@ Plain data only. Nothing here may import Django, touch a network, a clock or a r
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from routing.catalog.cost import RateCard
@@ -261,9 +261,11 @@ class Dropped:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A target the plan kept, with the figure that ranked it (lower is better) and why."""
+class Ranked(NamedTuple):
+    """A target the plan kept, with the figure that ranked it (lower is better) and why.
+
+    A named tuple, because a plan makes one for each of its fifty targets.
+    """
 
     target: Target
     score: float
@@ -316,7 +318,8 @@ class Mirror:
     rollout: str = ""  # slug of the gated rollout it measures for, or ""
     policy: str = ""  # what is mirrored, for the cap: the shadow's policy
     per_minute: int = 60  # mirrored calls at most, per worker
-    judge: Mapping[str, Any] = field(default_factory=dict)  # how answers are scored
+    scoring: Mapping[str, Any] = field(default_factory=dict)  # how answers are scored
+    judge: Target | None = None  # what judges them, where the scoring needs a model
 
 
 @dataclass(frozen=True, slots=True)

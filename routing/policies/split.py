@@ -4,8 +4,9 @@ Sticky: the same unit (tenant, user, tag) gets the same answer in every worker a
 never read a clock or a random source; what must not be sticky is decided by the call's own `draw`.
 
 How `plan` uses it: `ruled_by` gives the wording to sieve and rank by (its `variant` is part of every memo's
-key); if the ruling policy has a `shadow` and `is_mirrored`, the shadow's policy goes through the same sieve,
-and the first target that is left becomes `mirror_of`; none left means that the call is not mirrored.
+key). If the policy that the call named has a `shadow` and `is_mirrored` says so, `shadow.policy` (and
+`shadow.judge`, if there is one) goes through the very same sieve, and the first target that is left becomes
+`mirror_of`: whatever may not serve this tenant may not see its calls either. None left: not mirrored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -132,7 +133,7 @@ def is_mirrored(shadow: ShadowEntry, *, draw: float) -> bool:
     return draw * 2.0**32 % 1.0 < shadow.share
 
 
-def mirror_of(shadow: ShadowEntry, target: Target, reason: str) -> Mirror:
+def mirror_of(shadow: ShadowEntry, target: Target, reason: str, *, judge: Target | None = None) -> Mirror:
     """The shadow's order to mirror a call to `target`, the best that passed every filter of the call."""
     return Mirror(
         target=target,
@@ -140,7 +141,8 @@ def mirror_of(shadow: ShadowEntry, target: Target, reason: str) -> Mirror:
         rollout=shadow.rollout,
         policy=f"{shadow.policy.tenant_id or '*'}/{shadow.policy.slug}",
         per_minute=shadow.per_minute,
-        judge=shadow.judge,
+        scoring=shadow.scoring,
+        judge=judge,
     )
 
 
