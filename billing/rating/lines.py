@@ -4,17 +4,31 @@ Pure; the arithmetic is exact until the line. One line per (charge, price versio
 each with its unit price, quantity and amount.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 from typing import Literal, assert_never
 
-from billing.rating.charges import CostPlus, Graduated, Package, Percentage, Standard, Tier, UnitModel, Volume
-from billing.rating.money import PICO, to_minor
+from billing.rating.charges import (
+    Charge,
+    CostPlus,
+    Graduated,
+    Package,
+    Percentage,
+    Standard,
+    Tier,
+    UnitModel,
+    Volume,
+)
+from billing.rating.money import PICO, pico_to_minor, to_minor
 
 type Kind = Literal["usage", "tier_fee", "request_fee"]
+
+
+class Unrateable(ValueError):
+    """Usage with a component that its charge does not price: its calls are unpriced and on no invoice."""
 
 
 class NoPriceInForce(ValueError):
@@ -32,6 +46,22 @@ class Line:
     per: Decimal = Decimal(1)
     tier: int | None = None
     version: str = ""
+    meter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodUsage:
+    """The sums of a period's priced calls that one charge covers, answers from our cache left out.
+
+    `units` are disjoint components. `cost_pico` is what they cost when they were made, in the plan's
+    currency, each day converted at its own rate (R23), re-rating left out (R22); `price_pico` the sum of
+    their frozen prices.
+    """
+
+    requests: int
+    units: Mapping[str, int]
+    cost_pico: int = 0
+    price_pico: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +109,34 @@ def rate_quantity(
             return (_line(packages, price, Decimal(1), currency),)
         case _:
             assert_never(model)
+
+
+def rate_charge(charge: Charge, usage: PeriodUsage, *, currency: str) -> tuple[Line, ...]:
+    """A plan's row over a period: meters by their quantity, cost-plus by the costs.
+
+    percentage and byok keep each call within its least and most, so their line is the sum of the frozen
+    prices. Raises Unrateable for units that no meter counts.
+    """
+    if isinstance(charge.terms, CostPlus):
+        return rate_costs(charge.terms, cost_pico=usage.cost_pico, requests=usage.requests, currency=currency)
+    if charge.terms is not None:
+        return (rate_frozen(usage.price_pico, usage.requests, currency=currency),)
+    quantities = charge.quantities(usage.units, requests=usage.requests)
+    if quantities is None:
+        raise Unrateable(f"charge {charge.position} does not price all of {sorted(usage.units)}")
+    return tuple(
+        replace(line, meter=meter.name)
+        for meter in charge.meters
+        if meter.name in quantities
+        for line in rate_quantity(
+            meter.model, Decimal(quantities[meter.name]), currency=currency, included=meter.included
+        )
+    )
+
+
+def rate_frozen(price_pico: int, requests: int, *, currency: str) -> Line:
+    """A line of what was frozen with each call: the prices are summed exactly, then rounded once."""
+    return Line("usage", Decimal(requests), pico_to_minor(price_pico, currency))
 
 
 def rate_costs(terms: CostPlus, *, cost_pico: int, requests: int, currency: str) -> tuple[Line, ...]:

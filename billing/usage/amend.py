@@ -48,8 +48,9 @@ def take(events: Iterable[Entry], known: Mapping[tuple[str, str], Entry] | None 
     duplicates = 0
     conflicts: list[str] = []
     for event in events:
-        first = seen.setdefault(event.key, event)
-        if first is event:
+        first = seen.get(event.key)
+        if first is None:
+            seen[event.key] = event
             entries.append(event)
         elif first == event:
             duplicates += 1
