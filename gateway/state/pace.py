@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 
+from billing.snapshot import Terms
 from gateway.state.redis import RedisPipe, RedisReplyError, RedisUnavailable, Script
 from routing.providers.limits import WINDOWS_S, LimitState, read_limits
 from routing.types import Headers, Target
@@ -61,6 +63,13 @@ class Priority:
 
 
 DEFAULT_PRIORITY: Final = Priority()
+_LEVELS: Final = {"interactive": Level.INTERACTIVE, "free": Level.FREE, "batch": Level.BATCH}
+
+
+def priority_of(terms: Terms, tenant_id: UUID, *, is_shadow: bool = False) -> Priority:
+    """As the tenant's plan has it; a mirrored call waits for everybody else."""
+    level = Level.SHADOW if is_shadow else _LEVELS[terms.priority]
+    return Priority(level, str(tenant_id), terms.priority_weight)
 
 
 class Saturated(Exception):
