@@ -13,6 +13,7 @@ from rest_framework.views import APIView
 
 from billing import subscriptions
 from billing.models import Plan
+from gateway.policies import BindingResource, FeatureResource
 from gateway.replay.api import ReplayResource
 from tenants import api as tenants_api
 from tenants.errors import ApiError
@@ -87,6 +88,8 @@ class NotFound(APIView):
 
 _router = SimpleRouter(use_regex_path=False)
 _router.register("tenants", TenantResource, basename="tenant")
+_router.register("features", FeatureResource, basename="feature")
+_router.register("policy-bindings", BindingResource, basename="policy-binding")
 _router.register("replays", ReplayResource, basename="replay")
 
 urlpatterns: list[URLPattern | URLResolver] = [path("", include(_router.urls))]

@@ -27,6 +27,7 @@ from routing.models import (
     CostRate,
     Credential,
     Endpoint,
+    Feature,
     KillSwitch,
     Model,
     Provider,
@@ -42,6 +43,7 @@ from tenants import audit, egress
 from tenants.errors import ApiError
 from tenants.principal import Principal
 from tenants.rest import (
+    ReadResource,
     Resource,
     StrictSerializer,
     TenantField,
@@ -769,31 +771,46 @@ class RollbackSerializer(StrictSerializer):
     version = serializers.IntegerField(min_value=1)
 
 
-class PolicyResource(Resource[RoutingPolicy]):
+class SlugOfTenant[M: RoutingPolicy | Feature](Resource[M]):
+    """Objects named by a slug that is taken once per tenant, and once for all: `?tenant=` says whose is meant."""
+
+    lookup_field = "slug"
+
+    def get_object(self) -> M:
+        """Of `?tenant=` if given, else the operator's own, else the only one. Raises ApiError."""
+        found = list(self.get_queryset().filter(slug=self.kwargs["slug"]))
+        owner = self.request.query_params.get("tenant")
+        if owner is not None:
+            found = [row for row in found if row.tenant and row.tenant.slug == owner]
+        elif common := [row for row in found if row.tenant is None]:
+            found = common
+        if not found:
+            raise ApiError("not_found", "There is no such object.")
+        if len(found) > 1:
+            raise ApiError("conflict", "Several tenants have this: add ?tenant=.", param="tenant")
+        self.check_object_permissions(self.request, found[0])
+        return found[0]
+
+    def refusal(self, principal: Principal, scope: str) -> ApiError:
+        """Another tenant's object does not exist, also where several have one of this name."""
+        slug = self.kwargs.get("slug")
+        rows: models.QuerySet[Any] = super(ReadResource, self).get_queryset()  # whoever they belong to
+        owners = set(rows.filter(slug=slug).values_list("tenant_id", flat=True))
+        is_known = slug is None or principal.is_operator or bool(owners & set(principal.tenant_scopes))
+        if not is_known:
+            return ApiError("not_found", "There is no such object.")
+        return ApiError("permission_denied", f"This needs the scope {scope!r}.")
+
+
+class PolicyResource(SlugOfTenant[RoutingPolicy]):
     """Policies: a change is a new version. Disabled, not deleted: ledger rows name their versions."""
 
     queryset = RoutingPolicy.objects.select_related("tenant")
     serializer_class = PolicySerializer
-    lookup_field = "slug"
     read_scope, write_scope = "policies:read", "policies:write"
     section = "routing"
     http_method_names = ["get", "post", "patch", "head"]
     filters: ClassVar = {"tenant": "tenant__slug", "slug": "slug"}
-
-    def get_object(self) -> RoutingPolicy:
-        """By slug: of `?tenant=` if given, else the operator's own, else the only one. Raises ApiError."""
-        found = list(self.get_queryset().filter(slug=self.kwargs["slug"]))
-        owner = self.request.query_params.get("tenant")
-        if owner is not None:
-            found = [policy for policy in found if policy.tenant and policy.tenant.slug == owner]
-        elif common := [policy for policy in found if policy.tenant is None]:
-            found = common
-        if not found:
-            raise ApiError("not_found", "There is no such policy.")
-        if len(found) > 1:
-            raise ApiError("conflict", "Several tenants have this policy: add ?tenant=.", param="tenant")
-        self.check_object_permissions(self.request, found[0])
-        return found[0]
 
     def perform_create(self, serializer: serializers.BaseSerializer[RoutingPolicy]) -> None:
         """Raises ApiError as `wordings.create_policy`."""

@@ -1,0 +1,314 @@
+"""The control plane's resources of routing that must see billing too: features with a budget, bindings with plans.
+
+What rules whose calls is what the operator demands of its tenants, so the operator alone writes here.
+"""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, ClassVar, cast
+
+from rest_framework import serializers
+
+from billing.api import MONEY, BudgetSerializer
+from billing.models import Budget, Plan
+from routing.api import SLUG, SlugOfTenant
+from routing.models import Feature, PolicyBinding, RoutingPolicy
+from routing.policies import bindings
+from tenants import audit, versions
+from tenants.errors import ApiError
+from tenants.models import Tenant
+from tenants.principal import Principal
+from tenants.rest import Resource, StrictSerializer, TenantField
+
+FEATURE_SLUG = r"^[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,99})$"
+
+
+# ------------------------------------------------------------------ features
+
+
+class SloSerializer(StrictSerializer):
+    """What a feature promises: latency, success, and what a call may cost. Null promises nothing."""
+
+    p95_ms = serializers.IntegerField(
+        source="slo_p95_ms", min_value=1, max_value=3_600_000, required=False, allow_null=True
+    )
+    success = serializers.DecimalField(
+        source="slo_success",
+        max_digits=6,
+        decimal_places=5,
+        required=False,
+        allow_null=True,
+        help_text="Share of calls, above 0 and below 1.",
+    )
+    max_cost = serializers.DecimalField(
+        source="slo_max_cost",
+        max_digits=20,
+        decimal_places=10,
+        min_value=Decimal(0),
+        required=False,
+        allow_null=True,
+        help_text="Per call, in USD.",
+    )
+
+    def validate_success(self, value: Decimal | None) -> Decimal | None:
+        if value is not None and not 0 < value < 1:
+            raise serializers.ValidationError("A share of calls lies above 0 and below 1.")
+        return value
+
+
+class FeatureBudgetSerializer(BudgetSerializer):
+    """The budget of a feature: as in /budgets/, its scope is the feature's tenant and slug."""
+
+    class Meta(BudgetSerializer.Meta):
+        fields = (  # type: ignore[assignment]  # another length
+            "id", "name", "measure", "limit", "mode", "window", "anchor_day", "week_start", "thresholds",
+            "is_enabled", "spent", "remaining", "window_start", "window_end",
+        )  # fmt: skip
+
+    tenant = None  # type: ignore[assignment]  # DRF's way to drop a field
+    key = None  # type: ignore[assignment]
+    user = None  # type: ignore[assignment]
+
+
+class FeatureSerializer(StrictSerializer, serializers.ModelSerializer[Feature]):
+    """A feature of the operator's product, of one tenant or (without `tenant`) of all.
+
+    `policy` rules the calls that name it in X-Tollhouse-Feature; `slo` is what the strategy `slo` works for.
+    """
+
+    slug = serializers.RegexField(FEATURE_SLUG, max_length=100)
+    tenant = TenantField(required=False, allow_null=True, default=None)
+    policy = serializers.RegexField(SLUG, max_length=63, required=False, allow_null=True)
+    slo = SloSerializer(source="*", required=False)
+    budget = FeatureBudgetSerializer(required=False, allow_null=True)
+
+    class Meta:
+        model = Feature
+        fields = ("id", "slug", "name", "tenant", "policy", "slo", "budget", "created_at", "updated_at")
+        read_only_fields = ("id", "created_at", "updated_at")
+        # The verb says conflict; the serializer's own check would demand every field.
+        validators: ClassVar[list[Any]] = []
+
+    def to_representation(self, instance: Feature) -> dict[str, Any]:
+        budget = budget_of(instance)
+        return {
+            "id": str(instance.pk),
+            "slug": instance.slug,
+            "name": instance.name,
+            "tenant": instance.tenant.slug if instance.tenant else None,
+            "policy": instance.policy.slug if instance.policy else None,
+            "slo": SloSerializer(instance).data,
+            "budget": FeatureBudgetSerializer(budget, context=self.context).data if budget else None,
+            "created_at": instance.created_at,
+            "updated_at": instance.updated_at,
+        }
+
+
+class FeatureResource(SlugOfTenant[Feature]):
+    """Features: the policy that rules their calls, what they promise, what they may spend."""
+
+    queryset = Feature.objects.select_related("tenant", "policy")
+    serializer_class = FeatureSerializer
+    read_scope, write_scope = "policies:read", "policies:write"
+    section = "routing"
+    filters: ClassVar = {"tenant": "tenant__slug", "slug": "slug", "policy": "policy__slug"}
+
+    def authorize(self, principal: Principal) -> None:
+        """Tenants read theirs. Raises ApiError: permission_denied, not_found."""
+        super().authorize(principal)
+        _operator_writes(self)
+
+    def perform_create(self, serializer: serializers.BaseSerializer[Feature]) -> None:
+        """Raises ApiError as `bindings.add_feature`, and for a budget as /budgets/."""
+        given = dict(serializer.validated_data)
+        slug, tenant, budget = given.pop("slug"), given.pop("tenant"), given.pop("budget", None)
+        feature = bindings.add_feature(
+            slug=slug, tenant=tenant, values=_with_policy(given, tenant), actor=self.principal
+        )
+        if budget is not None:
+            self._put_budget(feature, budget)
+        serializer.instance = feature
+
+    def perform_update(self, serializer: serializers.BaseSerializer[Feature]) -> None:
+        """Raises ApiError as `bindings.change_feature`, and for a budget as /budgets/."""
+        feature = cast("Feature", serializer.instance)
+        given = dict(serializer.validated_data)
+        for name, held in (("slug", feature.slug), ("tenant", feature.tenant)):
+            if name in given and given.pop(name) != held:
+                raise ApiError("invalid_request", f"The {name} of a feature cannot change.", param=name)
+        has_budget, budget = "budget" in given, given.pop("budget", None)
+        if given or not has_budget:
+            feature = bindings.change_feature(
+                feature=feature, changes=_with_policy(given, feature.tenant), actor=self.principal
+            )
+        if has_budget:
+            self._put_budget(feature, budget)
+        serializer.instance = feature
+
+    def perform_destroy(self, instance: Feature) -> None:
+        """Its budget stays: it counts what is spent under the feature's name, and is ended on its own."""
+        bindings.remove_feature(feature=instance, actor=self.principal)
+
+    def _put_budget(self, feature: Feature, given: Mapping[str, Any] | None) -> None:
+        """Make, change, or (None) switch off the feature's budget. Raises ApiError as /budgets/ does."""
+        if feature.tenant is None:
+            raise ApiError(
+                "invalid_request",
+                "Give each tenant's feature its budget: this one is of all.",
+                param="budget",
+            )
+        self.require("budgets:write", feature.tenant)
+        if given is not None and given.get("measure") == Budget.Measure.COST:
+            self.require("cost:read", feature.tenant)
+        budget = budget_of(feature)
+        if budget is None and given is None:
+            return
+        if budget is None and given is not None and "limit" not in given:
+            raise ApiError("invalid_request", "A budget needs a limit.", param="budget.limit")
+        before = None if budget is None else _picture(budget)
+        values: Mapping[str, Any] = {"is_enabled": False} if given is None else given
+        versions.bump("billing")
+        if budget is None:
+            budget = Budget.objects.create(tenant=feature.tenant, feature=feature.slug, **values)
+        else:
+            for name, value in values.items():
+                setattr(budget, name, value)
+            budget.save()
+        if budget.measure not in MONEY and budget.limit != int(budget.limit):
+            raise ApiError(
+                "invalid_request", f"There are no fractions of {budget.measure}.", param="budget.limit"
+            )
+        audit.record(
+            principal=self.principal,
+            action="budget.create" if before is None else "budget.update",
+            object_type="budget",
+            object_id=budget.pk,
+            tenant=feature.tenant,
+            before=before,
+            after=_picture(budget),
+        )
+
+
+def budget_of(feature: Feature) -> Budget | None:
+    """The enabled budget whose scope is just this feature of its tenant: the oldest, should there be several."""
+    if feature.tenant is None:
+        return None
+    return (
+        Budget.objects.for_tenant(feature.tenant)
+        .select_related("tenant")
+        .filter(feature=feature.slug, api_key=None, model="", end_user="", is_enabled=True)
+        .order_by("id")
+        .first()
+    )
+
+
+def _picture(budget: Budget) -> dict[str, Any]:
+    names = (
+        "feature",
+        "measure",
+        "limit",
+        "mode",
+        "window",
+        "anchor_day",
+        "week_start",
+        "thresholds",
+        "is_enabled",
+    )
+    return {name: getattr(budget, name) for name in names}
+
+
+def _with_policy(given: Mapping[str, Any], tenant: Tenant | None) -> dict[str, Any]:
+    """The policy's slug as the policy. Raises ApiError: invalid_request."""
+    values = dict(given)
+    if values.get("policy") is not None:
+        values["policy"] = bindings.policy_for(slug=values["policy"], tenant=tenant)
+    return values
+
+
+# ------------------------------------------------------------------ bindings
+
+
+class BindingSerializer(StrictSerializer, serializers.ModelSerializer[PolicyBinding]):
+    """The policy that rules the calls of one tenant, or of all tenants on a plan (its slug)."""
+
+    policy = serializers.SlugField(max_length=63)
+    tenant = TenantField(required=False, allow_null=True, default=None)
+    plan = serializers.SlugField(max_length=63, required=False, allow_null=True, default=None)
+    version = serializers.SerializerMethodField()
+
+    class Meta:
+        model = PolicyBinding
+        fields = ("id", "policy", "version", "tenant", "plan", "created_at", "updated_at")
+        read_only_fields = ("id", "version", "created_at", "updated_at")
+        # The verb says conflict; the serializer's own check would demand every field.
+        validators: ClassVar[list[Any]] = []
+
+    def get_version(self, row: PolicyBinding) -> str:
+        """`slug@version` in force."""
+        return f"{row.policy.slug}@{_newest(row.policy)}"
+
+    def to_representation(self, instance: PolicyBinding) -> dict[str, Any]:
+        return {
+            "id": str(instance.pk),
+            "policy": instance.policy.slug,
+            "version": self.get_version(instance),
+            "tenant": instance.tenant.slug if instance.tenant else None,
+            "plan": instance.plan or None,
+            "created_at": instance.created_at,
+            "updated_at": instance.updated_at,
+        }
+
+
+class BindingResource(Resource[PolicyBinding]):
+    """Which policy rules whose calls. A feature's own policy goes before its tenant's, that before its plan's."""
+
+    queryset = PolicyBinding.objects.select_related("policy", "policy__tenant", "tenant")
+    serializer_class = BindingSerializer
+    read_scope, write_scope = "policies:read", "policies:write"
+    section = "routing"
+    filters: ClassVar = {"tenant": "tenant__slug", "plan": "plan", "policy": "policy__slug"}
+
+    def authorize(self, principal: Principal) -> None:
+        """Tenants read theirs. Raises ApiError: permission_denied, not_found."""
+        super().authorize(principal)
+        _operator_writes(self)
+
+    def perform_create(self, serializer: serializers.BaseSerializer[PolicyBinding]) -> None:
+        """Raises ApiError as `bindings.bind`; invalid_request for an unknown plan."""
+        given = serializer.validated_data
+        plan = given["plan"] or ""
+        if plan and not Plan.objects.filter(slug=plan).exists():
+            raise ApiError("invalid_request", f"There is no plan {plan!r}.", param="plan")
+        serializer.instance = bindings.bind(
+            policy=bindings.policy_for(slug=given["policy"], tenant=given["tenant"]),
+            tenant=given["tenant"],
+            plan=plan,
+            actor=self.principal,
+        )
+
+    def perform_update(self, serializer: serializers.BaseSerializer[PolicyBinding]) -> None:
+        """Another policy in the same place. Raises ApiError as `bindings.rebind`."""
+        row = cast("PolicyBinding", serializer.instance)
+        given = serializer.validated_data
+        for name, held in (("tenant", row.tenant), ("plan", row.plan or None)):
+            if name in given and given[name] != held:
+                raise ApiError("invalid_request", f"The {name} cannot change: bind anew.", param=name)
+        if "policy" not in given:
+            raise ApiError("invalid_request", "Name the policy.", param="policy")
+        serializer.instance = bindings.rebind(
+            binding=row,
+            policy=bindings.policy_for(slug=given["policy"], tenant=row.tenant),
+            actor=self.principal,
+        )
+
+    def perform_destroy(self, instance: PolicyBinding) -> None:
+        bindings.unbind(binding=instance, actor=self.principal)
+
+
+def _newest(policy: RoutingPolicy) -> int:
+    return int(policy.versions.order_by("-number").values_list("number", flat=True).first() or 0)
+
+
+def _operator_writes(view: FeatureResource | BindingResource) -> None:
+    if view.request.method not in ("GET", "HEAD"):
+        view.require(str(view.scope_wanted()), None)
