@@ -29,6 +29,8 @@ PROFILE_DAYS = 56
 LEVEL_DAYS = 112
 ALPHA = 0.3
 SLOPE_DAYS = 42
+LEAST_RATIO, MOST_RATIO = 0.01, 10.0
+"""Of a weekday to its week: series that are mostly 0 have ratios that mean nothing."""
 
 MAX_ORIGINS = 40
 MIN_ORIGINS = 8
@@ -142,15 +144,13 @@ def naive_week(series: Sequence[float], days: int) -> list[float]:
 def robust_theta(series: Sequence[float], days: int) -> list[float]:
     """The next `days` values of a daily series of at least 14, ending yesterday; never below 0.
 
-    Outliers are drawn in to 4 MAD of a running median; a weekday profile is taken off; what is left is a
-    level by simple exponential smoothing plus half the Theil-Sen slope (the Theta method's line), to which
-    the profile is put back.
+    A weekday profile is taken off and outliers are drawn in to 4 MAD of a running median (in this order, or
+    weekends would pass for outliers); what is left is a level by simple exponential smoothing plus half the
+    Theil-Sen slope (the Theta method's line), to which the profile is put back.
     """
-    calm = _winsorised(series)
-    profile = _weekday_profile(calm)
-    plain = [
-        value / profile[position % WEEK] for position, value in enumerate(calm)
-    ][-LEVEL_DAYS:]  # fmt: skip
+    profile = _weekday_profile(series)
+    flat = [value / profile[position % WEEK] for position, value in enumerate(series)]
+    plain = _winsorised(flat[-LEVEL_DAYS:])
     level = plain[0]
     for value in plain[1:]:
         level += ALPHA * (value - level)
@@ -179,7 +179,7 @@ def _weekday_profile(series: Sequence[float]) -> list[float]:
         middle = median(series[n - half : n + half + 1])
         if middle > 0:
             ratios[n % WEEK].append(series[n] / middle)
-    profile = [max(median(found), 0.01) if found else 1.0 for found in ratios]
+    profile = [min(max(median(found), LEAST_RATIO), MOST_RATIO) if found else 1.0 for found in ratios]
     mean = sum(profile) / WEEK
     return [value / mean for value in profile]
 
