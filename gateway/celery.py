@@ -27,4 +27,16 @@ app.conf.beat_schedule = {
         "schedule": 3600.0,
         "options": {"expires": 600},
     },
+    "evaluate-alerts": {
+        "task": "billing.tasks.evaluate_alerts",
+        "schedule": 1.0,
+        "options": {"expires": 2},
+    },
+    "deliver-alerts": {"task": "billing.tasks.deliver_alerts", "schedule": 3.0, "options": {"expires": 3}},
+    "sweep-alerts": {"task": "billing.tasks.sweep_alerts", "schedule": 60.0, "options": {"expires": 60}},
+    "evaluate-alert-trends": {
+        "task": "billing.tasks.evaluate_alert_trends",
+        "schedule": 3600.0,
+        "options": {"expires": 600},
+    },
 }

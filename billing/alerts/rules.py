@@ -76,12 +76,17 @@ CONFIRM_AFTER = timedelta(minutes=30)
 CONFIRM_WITHIN = timedelta(hours=3)
 
 
+def may_forecast(*, start: datetime, end: datetime | None, now: datetime) -> bool:
+    """Whether enough of the window has passed to say how it will end, and there is an end."""
+    return end is not None and start + FORECAST_AFTER <= now < end
+
+
 def run_rate(*, value: int, start: datetime, end: datetime, now: datetime) -> int | None:
     """What a window will hold at its end if it goes on as it has; None before three days have passed.
 
     The straight line of BILLING §5; three days as in Oracle's budgets.
     """
-    if now - start < FORECAST_AFTER or now >= end:
+    if not may_forecast(start=start, end=end, now=now):
         return None
     return value * ((end - start) // _MICROSECOND) // ((now - start) // _MICROSECOND)
 
@@ -106,10 +111,18 @@ def margin_percent(*, price: int, cost: int) -> float | None:
     return None if price <= 0 else 100 * float(Fraction(price - cost, price))
 
 
-def error_percent(*, errors: int, successes: int, min_requests: int) -> float | None:
+def error_percent(*, success_rate: float | None, requests: int, min_requests: int) -> float | None:
     """Failed calls in percent of those that ended well or badly; None of fewer than `min_requests`."""
-    total = errors + successes
-    return None if total < max(min_requests, 1) else 100 * errors / total
+    if success_rate is None or requests < min_requests:
+        return None
+    return 100 * (1 - success_rate)
+
+
+def severity_of(threshold: Decimal, *, is_hard: bool) -> str:
+    """How grave a budget's own threshold (percent) is: critical where calls are refused from there on."""
+    if threshold >= 100:
+        return "critical" if is_hard else "warning"
+    return "warning" if threshold >= 80 else "info"
 
 
 # ------------------------------------------------------------------ anomalies (BILLING §5)

@@ -20,6 +20,7 @@ from billing.alerts.rules import (
     margin_percent,
     quiet_until,
     run_rate,
+    severity_of,
 )
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -116,11 +117,19 @@ def test_a_margin_without_revenue_is_unknown_and_not_zero(price: int, cost: int,
 
 
 @pytest.mark.parametrize(
-    ("errors", "successes", "expected"), [(5, 15, 25.0), (5, 14, None), (0, 20, 0.0), (0, 0, None)]
+    ("success_rate", "requests", "expected"),
+    [(0.75, 20, 25.0), (0.75, 19, None), (1.0, 20, 0.0), (None, 50, None)],
 )
-def test_an_error_rate_of_few_calls_says_nothing(errors: int, successes: int, expected: float) -> None:
-    assert error_percent(errors=errors, successes=successes, min_requests=20) == expected
-    assert error_percent(errors=0, successes=0, min_requests=0) is None
+def test_an_error_rate_of_few_calls_says_nothing(success_rate, requests, expected) -> None:
+    assert error_percent(success_rate=success_rate, requests=requests, min_requests=20) == expected
+
+
+@pytest.mark.parametrize(
+    ("threshold", "is_hard", "severity"),
+    [(79, True, "info"), (80, True, "warning"), (100, False, "warning"), (100, True, "critical")],
+)
+def test_a_hard_budget_used_up_is_critical(threshold: int, is_hard: bool, severity: str) -> None:
+    assert severity_of(Decimal(threshold), is_hard=is_hard) == severity
 
 
 def test_values_reach_ceilings_from_below_and_floors_from_above() -> None:

@@ -1,0 +1,82 @@
+"""Celery entrances of the billing floor. Each may run twice, late, or together with itself, without harm.
+
+The rows carry the truth: what is due stands in the database with its date, and these only look.
+"""
+
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from celery import shared_task
+from django.core.cache import cache
+from django.utils import timezone
+
+from billing.alerts import deliver, evaluate, firing
+
+# ------------------------------------------------------------------ alerts
+
+_OVERLAP: Final = timedelta(seconds=5)
+"""Rows are stamped before they are committed: each look goes back this far behind the one before."""
+
+_LOOK_BACK: Final = timedelta(minutes=2)
+_LOOKED_AT: Final = "billing:alerts:looked_at"
+_LOOKING: Final = "billing:alerts:looking"
+_LOOKING_FOR_S: Final = 10
+
+
+@shared_task
+def evaluate_alerts() -> int:
+    """Every second: the budgets of tenants whose calls were settled since the last look."""
+    if not cache.add(_LOOKING, 1, timeout=_LOOKING_FOR_S):
+        return 0  # the one at work looks back over this second next time
+    try:
+        now = timezone.now()
+        looked_at = cache.get(_LOOKED_AT)
+        since = now - _LOOK_BACK
+        if looked_at is not None:
+            since = max(since, datetime.fromtimestamp(looked_at, UTC) - _OVERLAP)
+        tenant_ids = evaluate.fresh_tenants(since=since)
+        fired = evaluate.evaluate_budgets(now=now, tenant_ids=tenant_ids) if tenant_ids else 0
+        cache.set(_LOOKED_AT, now.timestamp(), timeout=3600)
+    finally:
+        cache.delete(_LOOKING)
+    if fired:
+        deliver_alerts.delay()
+    return fired
+
+
+@shared_task
+def sweep_alerts() -> int:
+    """Every minute: all budgets, error rates and latencies; windows that ended, throttles that are over."""
+    return _all_of(
+        firing.undo_throttles, evaluate.close_windows, evaluate.evaluate_budgets, evaluate.evaluate_rates
+    )
+
+
+@shared_task
+def evaluate_alert_trends() -> int:
+    """Every hour: forecasts, margins and unusual days."""
+    return _all_of(evaluate.evaluate_forecasts, evaluate.evaluate_margins, evaluate.evaluate_anomalies)
+
+
+def _all_of(*steps: Callable[..., int]) -> int:
+    """Run every step at the same `now`, though one before it fails; raises what failed at the end."""
+    now, done, failures = timezone.now(), 0, []
+    for step in steps:
+        try:
+            done += step(now=now)
+        except Exception as error:  # noqa: BLE001 - raised below; one broken rule must not silence the others
+            failures.append(error)
+    if failures:
+        raise ExceptionGroup("alerts were not evaluated completely", failures)
+    return done
+
+
+@shared_task
+def deliver_alerts() -> int:
+    """Every few seconds, and when something fired: what is due to be told."""
+    tried = deliver.deliver_due(clock=timezone.now, dice=random.random)
+    if tried == deliver.BATCH:
+        deliver_alerts.delay()
+    return tried
