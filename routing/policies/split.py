@@ -12,6 +12,7 @@ key). If the policy that the call named has a `shadow` and `is_mirrored` says so
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from json import dumps
 from math import inf, log
 from typing import Any, Final
 from uuid import UUID
@@ -167,6 +168,12 @@ def applied(body: Json, assignment: Assignment, operation: Operation) -> Json:
     if assignment.system_prompt and operation is Operation.CHAT:
         made["messages"] = _prompted(body["messages"], assignment.system_prompt)
     return made
+
+
+def added_bytes(assignment: Assignment) -> int:
+    """By how much the arm may lengthen what a provider counts as input: an upper bound."""
+    form = assignment.parameters.get("response_format")
+    return len(assignment.system_prompt.encode()) + (len(dumps(form)) if form is not None else 0)
 
 
 def _prompted(messages: Sequence[Json], prompt: str) -> list[Json]:
