@@ -57,7 +57,7 @@ class Process:
         self.http = HttpClient()
         self.sandbox = SandboxClient()
         self.telemetry = Telemetry()
-        self.health = HealthTracker()
+        self.health = HealthTracker(self.worker)
         self.journal = Journal(settings.TOLLHOUSE_DATA / "journal", self.worker)
         self.live: dict[str, tuple[bytes, Admission]] = {}
         self.unsettled: dict[str, Settlement] = {}
@@ -85,7 +85,9 @@ class Process:
         await self.pipe.start()
         await self.reassert()
         await self._beat()
-        for loop in (self._heartbeats, self._housekeeping, self._announcements):
+        self.health.configure(self.snapshot.routing)
+        await self.health.beat(self.pipe)
+        for loop in (self._heartbeats, self._healthbeats, self._housekeeping, self._announcements):
             self.in_background(asyncio.ensure_future(loop()))
 
     async def stop(self) -> None:
@@ -179,6 +181,7 @@ class Process:
         async with self._refreshing:
             try:
                 self.snapshot = await self.in_database(snapshot.refresh, self.snapshot)
+                self.health.configure(self.snapshot.routing)
             finally:
                 self._refreshed_s = time.monotonic()
 
@@ -228,6 +231,11 @@ class Process:
             except (RedisUnavailable, RedisReplyError) as error:
                 logger.warning("redis: %s", error)
                 await asyncio.sleep(HEARTBEAT_S)
+
+    async def _healthbeats(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            await self.health.beat(self.pipe)
 
     async def _resend(self) -> None:
         for request_id, settlement in tuple(self.unsettled.items()):
