@@ -17,8 +17,8 @@ import orjson
 
 from gateway.edge import models, openai
 from gateway.edge.headers import answer_headers, end_user_of, feature_of, tags_of, timeout_of
+from gateway.pipeline.attempt import StreamAnswer
 from gateway.pipeline.call import Call, Caller
-from gateway.pipeline.execute import StreamAnswer
 from gateway.pipeline.relay import relay
 from gateway.pipeline.run import identify, run
 from gateway.state.process import Process

@@ -25,6 +25,11 @@ def of_stream(call: Call, attempt: Attempt, state: StreamState, telemetry: Telem
     return _usage(inputs or _inputs(call, attempt, telemetry), output)
 
 
+def of_request(call: Call, attempt: Attempt, telemetry: Telemetry) -> Usage:
+    """What an attempt used that was called off before it showed anything: it has read the request."""
+    return _usage(_inputs(call, attempt, telemetry), 0)
+
+
 def of_reply(call: Call, attempt: Attempt, reply: Reply, telemetry: Telemetry) -> Usage:
     """What a whole answer used whose provider sent no count, or one that contradicts itself."""
     size = 0

@@ -7,17 +7,20 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import orjson
 
 from billing.rating.money import amount_text
 from gateway.pipeline import estimate
+from gateway.pipeline.attempt import StreamAnswer, advance, close, from_client, is_whole, serve, settle
 from gateway.pipeline.call import Call, Status
-from gateway.pipeline.execute import StreamAnswer, advance, close, from_client
 from gateway.pipeline.record import observe, record
+from gateway.pipeline.recover import KEEP_ALIVE, mended
+from gateway.pipeline.verdict import broken
 from gateway.state.clients import ClientError
 from gateway.state.process import Process
-from routing.types import ErrorKind, ProviderError, StreamState, Usage
+from routing.types import ErrorKind, ProviderError, Recovery, Usage
 from tenants.errors import ApiError, shutting_down
 
 logger = logging.getLogger(__name__)
@@ -32,22 +35,27 @@ async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncGene
     The first piece is at hand: whoever takes the iterator must take that piece at once, for only a running
     generator can see to its own end.
     """
-    state = answer.state
+    plan, course = call.plan, call.course
     try:
         async with asyncio.timeout(call.started_s + call.timeout_s - time.monotonic()):
-            while True:
+            if plan is None or course is None or plan.conduct.recovery is Recovery.END:
+                while True:
+                    if answer.chunks:
+                        yield frame(answer.chunks)
+                        answer.chunks.clear()
+                    if answer.state.done or not await advance(answer):
+                        break
                 if answer.chunks:
                     yield frame(answer.chunks)
-                    answer.chunks.clear()
-                if state.done or not await advance(answer):
-                    break
-        if answer.chunks:
-            yield frame(answer.chunks)
-        if not (state.done or state.finish_reason):
+            else:
+                async with aclosing(mended(call, plan, course, answer, process)) as pieces:
+                    async for chunks in pieces:
+                        yield frame(chunks) if chunks else KEEP_ALIVE
+        if not is_whole(answer.state):
             raise ProviderError(ErrorKind.INVALID_RESPONSE, "The provider's stream was cut off.")
         finish(call, answer, Status.OK, process)
         if call.include_usage:
-            yield frame([usage_chunk(call, state)])
+            yield frame([usage_chunk(call, answer)])
         yield DONE
     except GeneratorExit:
         finish(call, answer, Status.CANCELLED, process, status=CLIENT_LEFT)
@@ -57,7 +65,10 @@ async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncGene
             finish(call, answer, Status.CANCELLED, process, status=CLIENT_LEFT)
             raise
         yield cut(call, answer, shutting_down(), process)
-    except (ProviderError, ClientError, TimeoutError) as failure:
+    except (ProviderError, ClientError) as failure:
+        blame(answer, failure, process)
+        yield cut(call, answer, broken(failure), process)
+    except (ApiError, TimeoutError) as failure:
         yield cut(call, answer, broken(failure), process)
     except Exception:
         # A mistake of ours, in a dialect for example: it must be seen, and the stream must not look finished.
@@ -67,17 +78,34 @@ async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncGene
         await answer.response.aclose()
 
 
+def frame(chunks: list[bytes]) -> bytes:
+    return b"data: " + b"\n\ndata: ".join(chunks) + b"\n\n"
+
+
+# ------------------------------------------------------------------ ends
+
+
 def cut(call: Call, answer: StreamAnswer, error: ApiError, process: Process) -> bytes:
     """Close the call as cut; the event that says so to the client."""
     if not call.is_recorded:  # else the client has its whole answer, and only the goodbye failed
         call.error_code, call.error_message = error.code, error.message
-        answer.attempt.error_type = error.code
+        if is_open(answer):
+            answer.attempt.error_type = error.code
         finish(call, answer, Status.CUT, process, status=error.status)
     return frame([orjson.dumps(error.body(call.id_text))])
 
 
-def frame(chunks: list[bytes]) -> bytes:
-    return b"data: " + b"\n\ndata: ".join(chunks) + b"\n\n"
+def blame(answer: StreamAnswer, failure: ProviderError | ClientError, process: Process) -> None:
+    """A stream that broke is its endpoint's failure, also after the first byte."""
+    if is_open(answer):
+        error = from_client(failure) if isinstance(failure, ClientError) else failure
+        waited_ms = round((time.monotonic() - answer.attempt.started_s) * 1000)
+        process.health.failed(answer.attempt.target, error, waited_ms=waited_ms)
+
+
+def is_open(answer: StreamAnswer) -> bool:
+    """Whether the attempt is still to be closed: what recovery gave up on is closed already."""
+    return answer.attempt.status is Status.UNKNOWN
 
 
 def finish(
@@ -89,11 +117,15 @@ def finish(
     attempt, state = answer.attempt, answer.state
     if status is not None:
         call.status = status
-    if state.usage is not None and (how is Status.OK or state.done):
-        attempt.usage = state.usage
-    else:
-        attempt.usage = estimate.of_stream(call, attempt, state, process.telemetry)
-    close(attempt, how)
+    if is_open(answer):
+        if state.usage is not None and (how is Status.OK or state.done):
+            attempt.usage = state.usage
+        else:
+            attempt.usage = estimate.of_stream(call, attempt, state, process.telemetry)
+        close(attempt, how)
+        settle(attempt, process)
+    if attempt.status is not Status.ERROR:
+        serve(call, attempt)  # what the client has seen of the answer came from here
     call.finish_reason = state.finish_reason or ""
     call.response_model = state.served_model or attempt.target.provider_model
     call.ended_s = time.monotonic()
@@ -102,17 +134,12 @@ def finish(
     record(call, process)
 
 
-def broken(failure: Exception) -> ApiError:
-    """The error event that ends a stream after its first byte."""
-    error = from_client(failure) if isinstance(failure, ClientError) else failure
-    if isinstance(error, ProviderError):
-        code = "provider_timeout" if error.kind is ErrorKind.TIMEOUT else "provider_invalid_response"
-        return ApiError(code, f"The stream was interrupted: {error.message}")
-    return ApiError("provider_timeout", "The stream ran out of time.")
+# ------------------------------------------------------------------ the last chunk
 
 
-def usage_chunk(call: Call, state: StreamState) -> bytes:
+def usage_chunk(call: Call, answer: StreamAnswer) -> bytes:
     """OpenAI's last chunk: the count, once, only if asked for; with the money beside it."""
+    state = answer.state
     return orjson.dumps(
         {
             "id": state.id or call.id_text,
@@ -120,13 +147,17 @@ def usage_chunk(call: Call, state: StreamState) -> bytes:
             "created": state.created,
             "model": call.response_model,
             "choices": [],
-            "usage": openai_usage(call),
+            "usage": openai_usage(call, answer.recovered),
         }
     )
 
 
-def openai_usage(call: Call) -> dict[str, object]:
-    """The final attempt's units in OpenAI's words, and `tollhouse`: what API.md promises for streams."""
+def openai_usage(call: Call, recovered: Recovery | None = None) -> dict[str, object]:
+    """The final attempt's units in OpenAI's words, and `tollhouse`: what API.md promises for streams.
+
+    Headers left before a stream could break: who made the answer in the end, and how often it was tried, is
+    told here.
+    """
     if call.caller is None:
         raise RuntimeError("an unauthenticated call has no usage")
     attempt = call.attempts[-1]
@@ -149,8 +180,14 @@ def openai_usage(call: Call) -> dict[str, object]:
         "tollhouse": {
             "request_id": call.id_text,
             "provider": attempt.target.provider,
+            "attempts": len(call.attempts),
+            "recovery": RECOVERIES[recovered],
             "source": usage.source,
             "price": None if call.price_pico is None else amount_text(call.price_pico),
             "currency": call.caller.terms.currency,
         },
     }
+
+
+RECOVERIES = {None: None, Recovery.BUFFERED: "restarted", Recovery.CONTINUE: "continued"}
+"""What is said of a stream that broke and was saved."""

@@ -4,9 +4,10 @@ import asyncio
 import time
 
 from gateway.pipeline.admit import admit, expected_output
+from gateway.pipeline.attempt import StreamAnswer, WholeAnswer
 from gateway.pipeline.authenticate import UnknownKey, authenticate, permit
 from gateway.pipeline.call import Call, Caller
-from gateway.pipeline.execute import StreamAnswer, WholeAnswer, execute
+from gateway.pipeline.execute import execute
 from gateway.pipeline.record import observe, record
 from gateway.pipeline.relay import CLIENT_LEFT
 from gateway.state.process import Process

@@ -29,7 +29,7 @@ if sys.platform == "linux":
 
 type TimeoutPhase = Literal["connect", "first_byte", "stall", "total"]
 type ConnectReason = Literal[
-    "dns", "refused", "unreachable", "reset", "tls", "tls_verify", "pool_full", "closed"
+    "dns", "not_allowed", "refused", "unreachable", "reset", "tls", "tls_verify", "pool_full", "closed"
 ]
 type LimitedPart = Literal["headers", "body", "inflated"]
 type Address = tuple[str, int]

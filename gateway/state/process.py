@@ -21,12 +21,15 @@ from django.db import close_old_connections, connections
 
 from gateway.state import budgets, snapshot
 from gateway.state.clients import HttpClient
+from gateway.state.egress import guarded
 from gateway.state.health import HealthTracker
 from gateway.state.journal import Journal
 from gateway.state.limits import EPOCH, OPEN, STREAM, Admission, BudgetHold, Limits, Settlement
 from gateway.state.pace import Pace
 from gateway.state.redis import RedisPipe, RedisReplyError, RedisUnavailable
+from gateway.state.retries import HedgeBudget, RetryBudget
 from gateway.state.sandbox import SandboxClient
+from gateway.state.shadows import Shadows
 from gateway.state.snapshot import Snapshot
 from gateway.state.telemetry import Telemetry
 from routing.types import ProviderKind
@@ -55,11 +58,16 @@ class Process:
         self.limits = Limits(self.pipe)
         self.pace = Pace(self.pipe, self.worker)
         self.http = HttpClient()
+        self.guarded = HttpClient(resolver=guarded(settings.TOLLHOUSE_EGRESS_ALLOWED_HOSTS))
+        """For addresses that a tenant has given."""
         self.sandbox = SandboxClient()
         self.telemetry = Telemetry()
+        self.retries = RetryBudget()
+        self.hedges = HedgeBudget()
         self.health = HealthTracker(self.worker)
         self.journal = Journal(settings.TOLLHOUSE_DATA / "journal", self.worker)
         self.live: dict[str, tuple[bytes, Admission]] = {}
+        self.shadows = Shadows()
         self.unsettled: dict[str, Settlement] = {}
         self.is_draining = False
         self.random = random.Random().random  # noqa: S311 - draws for routing, not secrets
@@ -93,6 +101,7 @@ class Process:
     async def stop(self) -> None:
         """Send what is unsettled, then let go. What cannot be sent stays in the journal."""
         self.is_draining = True
+        await self.shadows.stop()
         if self._settling:
             await asyncio.wait(self._settling, timeout=STOP_WAIT_S)
         await self._resend()
@@ -107,6 +116,7 @@ class Process:
             logger.warning("left without saying goodbye: redis is away")
         await self.pipe.aclose()
         await self.http.aclose()
+        await self.guarded.aclose()
         await self.in_database(connections.close_all)  # in its own thread, while there is one
         self._database.shutdown()
 
