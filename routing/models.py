@@ -354,3 +354,4 @@ from routing.experiments.models import (  # noqa: E402, F401 - of this app; they
     Rollout,
     RolloutDecision,
 )
+from routing.health.models import HealthSample, Incident  # noqa: E402, F401 - as above
