@@ -61,10 +61,16 @@ def run_case(case: Case) -> dict[str, Any]:
 
 
 def request_cost(given: Case) -> dict[str, Any]:
-    card = RateCard(_rate(number, row) for number, row in enumerate(given["rates"]))
+    """Quantities with decimals, such as audio seconds, are metered in their smallest part, here 10^-k."""
+    counts = {name: Decimal(str(count)) for name, count in given["usage"].items()}
+    parts = {_component(name): count.as_integer_ratio()[1] for name, count in counts.items()}
+    card = RateCard(
+        _rate(number, row, parts=parts.get(row["component"], 1)) for number, row in enumerate(given["rates"])
+    )
+    units = {name: int(count * parts[_component(name)]) for name, count in counts.items()}
     cost = cost_of(
         card,
-        _disjoint(given["usage"], given["token_convention"]),
+        _disjoint(units, given["token_convention"]),
         occurred_at=_instant(given["occurred_at"]),
         service_tier=given.get("service_tier") or "",
     )
@@ -715,26 +721,29 @@ def _sums(sums: Sums) -> dict[str, Any]:
     }
 
 
+def _component(name: str) -> str:
+    return name.removesuffix("_tokens") if name.removesuffix("_tokens") in TOKENS else name
+
+
 def _disjoint(usage: Mapping[str, int], convention: str) -> dict[str, int]:
     """R3 into disjoint units: what the adapters do with each provider's usage object."""
-    units = {name.removesuffix("_tokens") if name.removesuffix("_tokens") in TOKENS else name: int(count)
-             for name, count in usage.items()}  # fmt: skip
+    units = {_component(name): count for name, count in usage.items()}
     if convention == "inclusive":
         units["input"] = units.get("input", 0) - sum(units.get(part, 0) for part in CACHE_PARTS)
     units["output"] = units.get("output", 0) - units.get("reasoning", 0)
     return units
 
 
-def _rate(number: int, row: Case) -> Rate:
+def _rate(number: int, row: Case, *, parts: int) -> Rate:
     return Rate(
         component=row["component"],
         price=Decimal(row["price"]),
-        per=int(row["per"]),
+        per=int(row.get("per", 1)) * parts,
         currency=row.get("currency", "USD"),
         service_tier=row.get("service_tier") or "",
         min_input_tokens=int(row.get("min_input_tokens") or 0),
         effective_from=_instant(row["effective_from"]),
-        effective_to=_instant(row["effective_to"]) if row.get("effective_to") else None,
+        effective_to=_instant_or_none(row.get("effective_to")),
         id=str(number),
     )
 
