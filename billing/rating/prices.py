@@ -5,9 +5,9 @@ Pure and on the hot path. Nothing here may use a float, and a call nobody priced
 **The frozen price.** cost_plus, percentage, byok and standard are exact per call: the price is the call's
 share of the invoice, rounded once to a pico-unit. Where the price of a unit depends on the period's other
 units (graduated, volume, package, included units) a call's price is *provisional*: its units at the dearest
-unit price of the meter (`is_provisional`). So budgets on price never run ahead of the invoice: the usage
-lines, which `rating.lines` rates over the period's quantity, come to at most the sum of the frozen prices;
-only fees of tiers and a begun package, which no single call owes, come on top.
+unit price of the meter (`is_provisional`). A budget on price so never counts too little: the usage lines,
+which `rating.lines` rates over the period's quantity, come to at most the sum of the frozen prices. Only
+fees of tiers and the unused rest of a package, which no single call owes, come on top.
 """
 
 from collections.abc import Iterable, Mapping
