@@ -694,7 +694,7 @@ def _line_minor(row: Case, currency: str) -> int:
 def _discount(row: Case, lines: Iterable[DocumentLine]) -> Discount:
     """A name in `applies_to` is a line's id, else a kind of lines."""
     names = row.get("applies_to")
-    if names is None:
+    if names in (None, "all"):
         return Discount(row["type"], Decimal(row["value"]))
     ids = {line.id for line in lines}
     eligible = frozenset(
