@@ -251,8 +251,7 @@ class Adapter(Protocol):
 # ------------------------------------------------------------------ plans
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
+class Dropped(NamedTuple):
     """A target the plan left out, and why, in words an admin can act on."""
 
     endpoint_id: str

@@ -159,6 +159,7 @@ def make_call(
         tags=tags_of(request.headers),
         end_user=end_user_of(request.headers, body),
         timeout_s=timeout_of(request.headers, process.request_timeout_s),
+        preferences=openai.preferences_of(body),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from routing.policies.preferences import Preferences, read_preferences
 from routing.types import Json, Operation
 from tenants.errors import ApiError
 
@@ -37,12 +38,6 @@ def check(operation: Operation, body: Json) -> None:
         rule = RULES.get(name)
         if rule is not None and value is not None and not rule[0](value):
             raise _bad(name, rule[1])
-    if "provider" in body:
-        raise ApiError(
-            "unsupported_parameter",
-            "Provider preferences are not supported yet; use a policy.",
-            param="provider",
-        )
     match operation:
         case Operation.CHAT:
             _check_messages(body.get("messages"))
@@ -89,6 +84,11 @@ def input_bound(body: Json, raw: bytes) -> int:
             elif kind == "input_audio":
                 bound += IMAGE_TOKENS_BOUND - len(str(part["input_audio"].get("data", "")))
     return max(bound, 1)
+
+
+def preferences_of(body: Json) -> Preferences | None:
+    """The caller's wishes about providers: the `provider` object, checked. It stays with us (GATEWAY_FIELDS)."""
+    return read_preferences(body["provider"]) if "provider" in body else None
 
 
 def output_limit(body: Json) -> int | None:

@@ -11,6 +11,7 @@ from billing.usage.records import Kind
 from gateway.pipeline.course import Course
 from gateway.state.limits import Admission
 from gateway.state.pace import Slot
+from routing.policies.preferences import Preferences
 from routing.types import Json, Operation, RoutePlan, Target, Usage
 from tenants.snapshot import KeyEntry, TenantEntry
 
@@ -76,6 +77,7 @@ class Call:
     tags: Mapping[str, str]
     end_user: str
     timeout_s: float
+    preferences: Preferences | None = None  # the body's `provider` object
     kind: Kind = (
         "usage"  # "shadow" and "eval" are calls of our own: cost without a price, in no tenant's view
     )

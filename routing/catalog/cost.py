@@ -187,6 +187,23 @@ def estimate_pico(
     return pico
 
 
+def token_rates(
+    card: RateCard, instant_s: float, *, service_tier: str = "", input_tokens: int = 0
+) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """What one plain input token and one output token cost in a request of this size: exact fractions.
+
+    Numerator and denominator in pico-units, None where there is no rate. The same for every instant of
+    `card.at(instant_s)` and every size between two of the card's context tiers, so that a planner which
+    weighs many targets may keep them; `estimate_pico` is the same sum for a single card.
+    """
+    input_steps, output_steps = card.at(instant_s).plain.get(service_tier, ((), ()))
+    found: list[tuple[int, int] | None] = []
+    for steps in (input_steps, output_steps):
+        step = next((step for step in steps if input_tokens > step[0] or step[0] == 0), None)
+        found.append(None if step is None else (step[1], step[2]))
+    return found[0], found[1]
+
+
 def price_per_million(
     card: RateCard,
     instant: datetime | float,

@@ -1,34 +1,59 @@
 """Where a call may go, in which order, and why: the one place that decides. Pure.
 
-Fails closed: what a region, an allowlist or a policy's constraint does not clearly permit is left out.
+Names, filters, present state, rank: each step has its module here, this one is the line through them. Fails closed:
+what a region, an allowlist or a policy's constraint does not clearly permit is left out.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from enum import IntEnum
-from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Final
 from uuid import UUID
 
-from routing.catalog.cost import Unpriced, estimate_pico, price_per_million
-from routing.entries import Choice, PolicyEntry, RoutingSnapshot
-from routing.types import DEFAULT_CONDUCT, Dropped, Health, Operation, Ranked, RoutePlan, Target
+from routing.entries import PolicyEntry, RoutingSnapshot
+from routing.policies import filters, standing
+from routing.policies.constraints import (
+    NO_CONSTRAINTS,
+    CallerNames,
+    Constraints,
+    Credentials,
+    caller_refused,
+    check_constraints,
+    read_constraints,
+)
+from routing.policies.filters import Demands, Pool, Sieve, refusal
+from routing.policies.names import Named, choices_of, copy_of, is_allowed_by_name, is_offered, resolve
+from routing.policies.preferences import Preferences
+from routing.policies.rank import (
+    EXPLORE_SHARE,
+    STRATEGIES,
+    Field,
+    Objective,
+    figures,
+    rank,
+    spread,
+)
+from routing.policies.split import Subject, is_mirrored, mirror_of, ruled_by
+from routing.policies.standing import Standing
+from routing.types import (
+    DEFAULT_CONDUCT,
+    Assignment,
+    Circuit,
+    Dropped,
+    EndpointHealth,
+    Health,
+    Mirror,
+    Operation,
+    Ranked,
+    RoutePlan,
+)
 from tenants.errors import ApiError
 
-POLICY_PREFIX = "policy:"
-STRATEGIES = ("cost", "latency", "weighted", "ordered")
-EXPLORE_SHARE = 0.05
-"""How often a latency policy tries an endpoint it knows nothing about first."""
-PRIOR_MS = 1000.0
-"""What an unmeasured endpoint is taken for the rest of the time."""
-NOT_COMPARABLE = float("inf")
-DRAWN_PLACES = 5
-MEMO_ENTRIES = 10_000
+__all__ = ["EXPLORE_SHARE", "STRATEGIES", "PlanRequest", "check_constraints", "plan"]
 
-type LatencyOf = Callable[[str], float | None]
-"""Measured time to first byte of an endpoint in milliseconds, None while unknown."""
+MEMO_ENTRIES: Final = 10_000
+MEMO_SIEVES: Final = 500
+SIEVES: Final = "sieves"
+NO_PREFERENCES: Final = Preferences()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,434 +70,409 @@ class PlanRequest:
     output_tokens: int = 0
     service_tier: str = ""
     allow_unpriced: bool = False
-
-
-class _Stage(IntEnum):
-    """The filters in their order. If nothing is left, the furthest one that a target reached is the error."""
-
-    ALLOWED = 1
-    OPERATION = 2
-    CAPABILITY = 3
-    REGION = 4
-    CONTEXT = 5
-    PRICED = 6
-    PRICE_LIMIT = 7
+    tenant: str = ""  # slug
+    api_key_id: UUID | None = None
+    feature: str = ""
+    plan: str = ""  # slug of the tenant's plan
+    end_user: str = ""
+    tags: Mapping[str, str] | None = None
+    preferences: Preferences | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Limits:
-    """What the request and the policy demand together."""
+class _Route:
+    """What a kind of call finds in one snapshot: worked out once."""
 
-    regions: frozenset[str] | None
-    capabilities: frozenset[str]
-    max_price_per_million: Decimal | None
-
-
-type _Kept = tuple[Target, int, int, int | None]
-"""A target that passed, weight and position of its policy target, and its estimated cost in pico-units (None
-while unpriced). A plain tuple, because planning fifty endpoints must stay cheap."""
-
-
-class _Sieved(NamedTuple):
-    """What the filters say that do not depend on this one request's size: worked out once per snapshot."""
-
-    limits: _Limits
-    choices: Sequence[Choice]
-    passed: Sequence[Choice]
-    dropped: Sequence[Dropped]
-    furthest: _Stage
-    currency: str
-    is_mixed: bool  # some rates are in another currency than the commonest, `currency`
+    named: Named
+    policy: PolicyEntry | None
+    policy_name: str
+    strategy: str  # of the ranking; "" for a plain model
+    constraints: Constraints
+    preferences: Preferences
+    sieve: Sieve
+    max_cost_pico: int | None
+    is_split: bool  # an experiment or a rollout may give single calls another wording
+    has_measures: bool  # the constraints ask for measured figures
+    has_wishes: bool  # the preferences do
 
 
 def plan(
-    request: PlanRequest, snapshot: RoutingSnapshot, *, health: Health, now: float, draw: float
+    request: PlanRequest,
+    snapshot: RoutingSnapshot,
+    *,
+    health: Health,
+    now: float,
+    draw: float,
+    explain: bool = False,
 ) -> RoutePlan:
     """The targets to try in order, with the reasons for each kept and dropped one.
 
-    `now` is in unix seconds, `draw` is uniform in [0, 1). Raises ApiError: model_not_found,
-    model_not_allowed, invalid_request, unsupported_parameter, context_length_exceeded, region_unavailable,
-    model_unpriced.
+    `now` is in unix seconds, `draw` is uniform in [0, 1). `explain` adds to each reason the figures that were
+    known. Raises ApiError: model_not_found, model_not_allowed, invalid_request, unsupported_parameter,
+    context_length_exceeded, region_unavailable, model_unpriced, provider_unavailable; a `filters.NoTarget`
+    where every target was dropped, with the reasons.
     """
-    policy, choices = _resolve(request, snapshot)
+    route, assignment = _ruled(request, snapshot, draw)
+    pool = _pool_of(route, request, now)
+    field, state = _standing_now(route, pool, request, health, now)
+    targets, dropped = _ranked(route, field, state, health, draw, explain=explain)
+    return RoutePlan(
+        policy=route.policy_name,
+        strategy=route.strategy or "weighted",
+        targets=targets,
+        dropped=(*pool.dropped, *dropped) if dropped else pool.dropped,
+        conduct=route.policy.conduct if route.policy is not None else DEFAULT_CONDUCT,
+        assignment=assignment,
+        mirror=_mirror(route, request, snapshot, health, now, draw),
+    )
+
+
+# ------------------------------------------------------------------ which wording rules the call
+
+
+def _ruled(request: PlanRequest, snapshot: RoutingSnapshot, draw: float) -> tuple[_Route, Assignment | None]:
+    """The route, and the call's arm if an experiment or a rollout splits it."""
+    key = _kind(request)
+    route: _Route | None = snapshot.memo.get(key)
+    if route is None:
+        named = _resolved(request, snapshot)
+        route = _remembered(snapshot, key, _routed(request, snapshot, named, named.policy))
+    if route.constraints.allow.name_callers or route.constraints.deny.name_callers:
+        _admit_caller(request, route)
+    if not route.is_split or route.policy is None:
+        return route, None
+    subject = Subject(request.tenant_id, request.end_user, request.tags)
+    ruling = ruled_by(route.policy, subject, draw=draw)
+    if ruling.policy is route.policy:
+        return route, ruling.assignment
+    if not is_offered(route.named, ruling.policy, snapshot):
+        return route, None  # the caller named a model that this wording does not know: it takes no part
+    varied = _variant(request, snapshot, route.named, ruling.policy)
+    _admit_caller(request, varied)
+    return varied, ruling.assignment
+
+
+def _kind(request: PlanRequest) -> tuple[object, ...]:
+    """What calls must have in common to share a route."""
+    return (
+        request.model,
+        request.tenant_id,
+        request.operation,
+        request.feature,
+        request.plan,
+        request.capabilities,
+        request.regions,
+        request.allowed_models,
+        request.preferences,
+    )
+
+
+def _resolved(request: PlanRequest, snapshot: RoutingSnapshot) -> Named:
+    return resolve(
+        name=request.model,
+        tenant_id=request.tenant_id,
+        plan=request.plan,
+        feature=request.feature,
+        snapshot=snapshot,
+    )
+
+
+def _variant(request: PlanRequest, snapshot: RoutingSnapshot, named: Named, policy: PolicyEntry) -> _Route:
+    """The route of the same call under another wording of its policy."""
+    varied = (*_kind(request), policy.variant)
+    route: _Route | None = snapshot.memo.get(varied)
+    return route or _remembered(snapshot, varied, _routed(request, snapshot, named, policy))
+
+
+def _remembered(snapshot: RoutingSnapshot, key: tuple[object, ...], route: _Route) -> _Route:
+    if len(snapshot.memo) >= MEMO_ENTRIES:
+        snapshot.memo.clear()
+    snapshot.memo[key] = route
+    return route
+
+
+def _routed(
+    request: PlanRequest, snapshot: RoutingSnapshot, named: Named, policy: PolicyEntry | None
+) -> _Route:
+    constraints = _constraints_of(policy, request.model)
+    preferences = request.preferences or NO_PREFERENCES
+    strategy = preferences.sort or (policy.strategy if policy is not None else "")
+    if policy is not None and policy.strategy not in STRATEGIES:
+        raise ApiError(
+            "invalid_request", f"The strategy {policy.strategy!r} of {policy.name} is unknown.", param="model"
+        )
+    limits = [constraints.max_cost_pico]
+    if policy is not None and policy.strategy == "slo" and named.feature is not None:
+        limits.append(named.feature.max_cost_pico)
+    return _Route(
+        named=named,
+        policy=policy,
+        policy_name=policy.name if policy is not None else "",
+        strategy=strategy,
+        constraints=constraints,
+        preferences=preferences,
+        sieve=_sieve_of(request, snapshot, named, policy, constraints, preferences),
+        max_cost_pico=min((limit for limit in limits if limit is not None), default=None),
+        is_split=policy is not None and (policy.experiment is not None or policy.rollout is not None),
+        has_measures=constraints.max_p95_ms is not None or constraints.min_success is not None,
+        has_wishes=any(
+            wish is not None
+            for wish in (preferences.max_p50_ms, preferences.max_p95_ms, preferences.min_tokens_per_s)
+        ),
+    )
+
+
+def _constraints_of(policy: PolicyEntry | None, name: str) -> Constraints:
+    if policy is None or not policy.constraints:
+        return NO_CONSTRAINTS
+    try:
+        return read_constraints(policy.constraints)
+    except ValueError as error:
+        raise ApiError(
+            "invalid_request", f"The policy {policy.name} of {name!r} cannot be applied: {error}."
+        ) from error
+
+
+def _admit_caller(request: PlanRequest, route: _Route) -> None:
+    """Raise ApiError model_not_allowed if the policy's allow and deny keep this caller out."""
+    caller = CallerNames(request.tenant_id, request.tenant, request.plan, request.api_key_id, request.feature)
+    kind = caller_refused(route.constraints, caller)
+    if kind is not None:
+        raise ApiError(
+            "model_not_allowed",
+            f"The policy {route.policy_name} does not allow {request.model!r} to this {kind}.",
+            param="model",
+        )
+
+
+def _sieve_of(
+    request: PlanRequest,
+    snapshot: RoutingSnapshot,
+    named: Named,
+    policy: PolicyEntry | None,
+    constraints: Constraints,
+    preferences: Preferences,
+) -> Sieve:
+    """The sieve that all calls of this kind share, whoever makes them."""
+    regions = request.regions
+    if constraints.regions is not None:
+        regions = constraints.regions if regions is None else regions & constraints.regions
+    demands = Demands(
+        name=request.model,
+        operation=request.operation,
+        allowed_models=request.allowed_models,
+        is_allowed_by_name=is_allowed_by_name(named, request.allowed_models),
+        regions=regions,
+        capabilities=request.capabilities | constraints.capabilities,
+        constraints=constraints,
+        preferences=preferences,
+    )
+    sieves: dict[object, Sieve] = snapshot.memo.setdefault(SIEVES, {})
     key = (
         request.model,
-        policy.tenant_id if policy else None,
+        (policy.tenant_id, policy.slug, policy.variant) if policy is not None else None,
         request.operation,
         request.capabilities,
         request.regions,
         request.allowed_models,
+        preferences,
+        request.tenant_id if snapshot.has_own(request.tenant_id) else None,
+        named.is_copy,
     )
-    sieved: _Sieved | None = snapshot.memo.get(key)
-    if sieved is None:
-        if len(snapshot.memo) >= MEMO_ENTRIES:
-            snapshot.memo.clear()
-        sieved = snapshot.memo[key] = _sieve(request, policy, choices)
-    kept, dropped, furthest = _weigh(request, sieved, now)
-    if not kept:
-        if not choices:
-            raise _not_found(request.model)
-        raise _refusal(request, furthest, sieved.limits)
-    strategy = policy.strategy if policy else "weighted"
-
-    def latency_of(endpoint_id: str) -> float | None:
-        seen = health.endpoints.get(endpoint_id)
-        return seen.first_byte_p50_ms if seen else None
-
-    return RoutePlan(
-        policy=policy.name if policy else "",
-        strategy=strategy,
-        targets=tuple(_ranked(strategy if policy else "", kept, sieved, latency_of=latency_of, draw=draw)),
-        dropped=(*sieved.dropped, *dropped),
-        conduct=policy.conduct if policy else DEFAULT_CONDUCT,
-    )
-
-
-# ------------------------------------------------------------------ names
-
-
-def _resolve(request: PlanRequest, snapshot: RoutingSnapshot) -> tuple[PolicyEntry | None, Sequence[Choice]]:
-    """`policy:slug` (the tenant's own first), a catalogue model, or `provider/model`."""
-    name = request.model
-    if name.startswith(POLICY_PREFIX):
-        slug = name.removeprefix(POLICY_PREFIX)
-        policy = snapshot.policies.get((request.tenant_id, slug)) or snapshot.policies.get((None, slug))
-        if policy is None:
-            raise _not_found(name)
-        return policy, snapshot.choices_of(policy)
-    entry = snapshot.models.get(name)
-    if entry is not None:
-        return None, [(target, target.weight, 0) for target in entry.targets]
-    provider, _, rest = name.partition("/")
-    targets = snapshot.targets_of(provider, rest)
-    if not targets:
-        raise _not_found(name)
-    return None, [(target, target.weight, 0) for target in targets]
-
-
-def _not_found(name: str) -> ApiError:
-    return ApiError(
-        "model_not_found", f"The model {name!r} does not exist or is not available to you.", param="model"
-    )
-
-
-# ------------------------------------------------------------------ filters
-
-
-def _limits(request: PlanRequest, policy: PolicyEntry | None) -> _Limits:
-    constraints: Mapping[str, Any] = policy.constraints if policy else {}
-    if not constraints:
-        return _Limits(request.regions, request.capabilities, None)
-    regions, limit = request.regions, None
-    try:
-        check_constraints(constraints)
-        if (own := constraints.get("regions")) is not None:
-            regions = frozenset(own) if regions is None else regions & frozenset(own)
-        if (price := constraints.get("max_price_per_million")) is not None:
-            limit = Decimal(price)
-    except ValueError as error:
-        raise ApiError(
-            "invalid_request", f"The policy {request.model!r} cannot be applied: {error}."
-        ) from error
-    return _Limits(regions, request.capabilities | frozenset(constraints.get("capabilities", ())), limit)
-
-
-def check_constraints(constraints: Mapping[str, Any]) -> None:
-    """Raise ValueError, in words an admin can act on, unless every constraint is known and well formed."""
-    for name, value in constraints.items():
-        match name:
-            case "regions" | "capabilities":
-                if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-                    raise ValueError(f"{name} must be a list of names")
-            case "max_price_per_million":
-                try:
-                    is_price = isinstance(value, str) and Decimal(value).is_finite() and Decimal(value) >= 0
-                except InvalidOperation:
-                    is_price = False
-                if not is_price:
-                    raise ValueError(f"{name} must be a price as a string")
-            case _:
-                raise ValueError(f"the constraint {name!r} is unknown")
-
-
-def _sieve(request: PlanRequest, policy: PolicyEntry | None, choices: Sequence[Choice]) -> _Sieved:
-    """Allowlist, operation, capabilities and regions: all that a call's size and time do not touch."""
-    limits = _limits(request, policy)
-    is_allowed_whole = request.allowed_models is None or request.model in request.allowed_models
-    passed: list[Choice] = []
-    dropped: list[Dropped] = []
-    furthest = _Stage.ALLOWED
-    for choice in choices:
-        target = choice[0]
-        if not is_allowed_whole and not _is_allowed(request.allowed_models, target):
-            stage, reason = _Stage.ALLOWED, "not among the models this key may use"
-        elif request.operation not in target.operations:
-            stage, reason = _Stage.OPERATION, f"does not serve {request.operation}"
-        elif not limits.capabilities <= target.capabilities:
-            missing = min(limits.capabilities - target.capabilities)
-            stage, reason = _Stage.CAPABILITY, f"does not support {missing}"
-        elif limits.regions is not None and target.region not in limits.regions:
-            stage, reason = _Stage.REGION, f"is in region {target.region}"
-        else:
-            passed.append(choice)
-            continue
-        dropped.append(_dropped(target, reason))
-        furthest = max(furthest, stage)
-    currencies = Counter(target.rates.currency for target, _, _ in passed).most_common()
-    return _Sieved(
-        limits=limits,
-        choices=choices,
-        passed=passed,
-        dropped=[*dropped, *_dead_ends(policy, choices)],
-        furthest=furthest,
-        currency=currencies[0][0] if currencies else "",
-        is_mixed=len(currencies) > 1,
-    )
-
-
-def _weigh(request: PlanRequest, sieved: _Sieved, now: float) -> tuple[list[_Kept], list[Dropped], _Stage]:
-    """Context window and price: what depends on this very request."""
-    input_tokens, output_tokens = request.input_tokens, request.output_tokens
-    limit = sieved.limits.max_price_per_million
-    kept: list[_Kept] = []
-    dropped: list[Dropped] = []
-    furthest = sieved.furthest
-    for target, weight, position in sieved.passed:
-        window = target.context_window
-        if window is not None and input_tokens > window:
-            dropped.append(_dropped(target, f"its context window is {window} tokens"))
-            furthest = max(furthest, _Stage.CONTEXT)
-            continue
-        try:
-            cost_pico = estimate_pico(target.rates, input_tokens, output_tokens, now, request.service_tier)
-        except Unpriced as unpriced:
-            if request.allow_unpriced and limit is None:
-                kept.append((target, weight, position, None))
-            else:
-                dropped.append(_dropped(target, f"has no price for {unpriced.component}"))
-                furthest = max(furthest, _Stage.PRICED)
-            continue
-        if limit is not None and not _is_within(target, request, limit, now):
-            dropped.append(_dropped(target, f"costs more than {limit} per million"))
-            furthest = max(furthest, _Stage.PRICE_LIMIT)
-            continue
-        kept.append((target, weight, position, cost_pico))
-    return kept, dropped, furthest
-
-
-def _dropped(target: Target, reason: str) -> Dropped:
-    return Dropped(target.endpoint_id, target.provider, target.model, reason)
-
-
-def _is_allowed(allowed: frozenset[str] | None, target: Target) -> bool:
-    return allowed is None or target.model in allowed or f"{target.provider}/{target.model}" in allowed
-
-
-def _is_within(target: Target, request: PlanRequest, limit: Decimal, now: float) -> bool:
-    """Neither input nor output may cost more per million than the policy says."""
-    components = ("input", "output") if request.output_tokens else ("input",)
-    return all(
-        price_per_million(
-            target.rates,
-            now,
-            component,
-            service_tier=request.service_tier,
-            input_tokens=request.input_tokens,
+    sieve = sieves.get(key)
+    if sieve is None:
+        choices = choices_of(named, policy, snapshot)
+        mode = Credentials.NEVER if named.is_copy else constraints.credentials
+        sieve = filters.sieve(
+            demands,
+            filters.with_own(choices, tenant_id=request.tenant_id, mode=mode, snapshot=snapshot),
+            filters.unserved(policy, choices) if policy is not None and named.asked is None else (),
         )
-        <= limit
-        for component in components
+        if len(sieves) >= MEMO_SIEVES:
+            sieves.clear()
+        sieves[key] = sieve
+    return sieve
+
+
+# ------------------------------------------------------------------ what fits, what is healthy
+
+
+def _pool_of(route: _Route, request: PlanRequest, now: float) -> Pool:
+    """The targets that fit this call. Raises ApiError when there are none."""
+    pool = route.sieve.pool(
+        input_tokens=request.input_tokens,
+        has_output=request.output_tokens > 0,
+        service_tier=request.service_tier,
+        allow_unpriced=request.allow_unpriced,
+        now=now,
     )
+    if not pool.choices:
+        raise _refused(route, request, pool.furthest, pool)
+    return pool
 
 
-def _refusal(request: PlanRequest, stage: _Stage, limits: _Limits) -> ApiError:
-    name = request.model
-    match stage:
-        case _Stage.ALLOWED:
-            return ApiError("model_not_allowed", f"This key may not use {name!r}.", param="model")
-        case _Stage.OPERATION:
-            return ApiError("invalid_request", f"{name!r} does not serve {request.operation}.", param="model")
-        case _Stage.CAPABILITY:
-            needed = ", ".join(sorted(limits.capabilities))
-            return ApiError(
-                "unsupported_parameter", f"No target of {name!r} supports {needed}.", param=needed
-            )
-        case _Stage.CONTEXT:
-            return ApiError(
-                "context_length_exceeded",
-                f"About {request.input_tokens} input tokens do not fit any target of {name!r}.",
-                param="messages" if request.operation is Operation.CHAT else None,
-            )
-        case _Stage.REGION:
-            regions = ", ".join(sorted(limits.regions or ())) or "none"
-            return ApiError(
-                "region_unavailable", f"No target of {name!r} is in an allowed region ({regions})."
-            )
-        case _Stage.PRICED:
-            return ApiError("model_unpriced", f"No target of {name!r} has a known price.", param="model")
-        case _Stage.PRICE_LIMIT:
-            return ApiError(
-                "model_not_allowed",
-                f"Every target of {name!r} costs more than its policy allows.",
-                param="model",
-            )
+def _standing_now(
+    route: _Route, pool: Pool, request: PlanRequest, health: Health, now: float
+) -> tuple[Field, Standing | None]:
+    """What is left of the pool by measure and present state. No standing: all of it, as it is.
+
+    Raises ApiError when the limits leave nothing; circuits and pauses always leave something.
+    """
+    costs = pool.costs(request.input_tokens, request.output_tokens)
+    seen: list[EndpointHealth | None] = [*map(health.endpoints.get, pool.endpoint_ids)]
+    closed = Circuit.CLOSED
+    troubled = [
+        place for place, known in enumerate(seen) if known is not None and known.circuit is not closed
+    ]
+    main, count, limit_pico = pool.main, len(seen), route.max_cost_pico
+    is_plain = not (troubled or health.pauses or route.has_measures or route.has_wishes)
+    if is_plain and limit_pico is None:
+        return Field(pool, costs, seen, range(main), range(main, count)), None
+    state = Standing()
+    if limit_pico is not None:
+        standing.within_cost(state, pool, costs, limit_pico)
+    if route.has_measures:
+        standing.within_measures(state, seen, route.constraints)
+    if len(state.dropped) == count:
+        told = [filters.dropped_for(pool.targets[place], why) for place, why in state.dropped.items()]
+        raise _refused(route, request, max(state.furthest, pool.furthest), pool, *told)
+    if route.has_wishes:
+        standing.as_preferred(state, seen, route.preferences)
+    if health.pauses:
+        standing.by_pauses(state, pool, health, now)
+    if troubled:
+        standing.by_circuits(state, seen, troubled, now)
+    out = state.dropped
+    left = [place for place in range(main) if place not in out]
+    return Field(pool, costs, seen, left, [place for place in range(main, count) if place not in out]), state
 
 
-def _dead_ends(policy: PolicyEntry | None, choices: Sequence[Choice]) -> Iterable[Dropped]:
-    """What a policy names but nobody serves: disabled, without a credential, or misspelt."""
-    if policy is None:
-        return
-    reached = {position for _, _, position in choices}
-    for position, pointer in enumerate(policy.targets):
-        if position not in reached and not _is_named_before(policy, position, choices):
-            yield Dropped(
-                "",
-                pointer.provider or "",
-                pointer.model or "",
-                "no enabled endpoint with a credential serves it",
-            )
-
-
-def _is_named_before(policy: PolicyEntry, position: int, choices: Sequence[Choice]) -> bool:
-    """Whether an earlier pointer of the policy already led to everything that this one names."""
-    pointer = policy.targets[position]
-    return any(
-        pointer.model in (None, target.model, target.provider_model)
-        and pointer.provider in (None, target.provider)
-        for target, _, _ in choices
+def _refused(
+    route: _Route, request: PlanRequest, stage: filters.Stage, pool: Pool, *dropped: Dropped
+) -> ApiError:
+    error = refusal(
+        stage,
+        route.sieve.demands,
+        input_tokens=request.input_tokens,
+        policy=route.policy_name,
+        binding=route.named.binding,
+        param=pool.param,
     )
+    error.dropped = (*pool.dropped, *dropped)
+    return error
 
 
-# ------------------------------------------------------------------ ranking
+# ------------------------------------------------------------------ in which order
 
 
 def _ranked(
-    strategy: str, kept: list[_Kept], sieved: _Sieved, *, latency_of: LatencyOf, draw: float
-) -> Iterable[Ranked]:
-    match strategy:
-        case "":
-            return _drawn_then_cheapest(kept, draw)
-        case "cost":
-            return _by_cost(kept, sieved, latency_of)
-        case "latency":
-            return _by_latency(kept, latency_of, draw)
-        case "weighted":
-            return _by_weight(kept, draw)
-        case "ordered":
-            return _in_order(kept)
-    raise ApiError("invalid_request", f"The strategy {strategy!r} is unknown.", param="model")
-
-
-def _by_cost(kept: list[_Kept], sieved: _Sieved, latency_of: LatencyOf) -> list[Ranked]:
-    """Cheapest first, of equals the faster; then what cannot be compared: other currencies, unpriced."""
-    comparable: list[tuple[int, float, int, Target]] = []
-    foreign: list[Ranked] = []
-    unpriced: list[Ranked] = []
-    for place, (target, _, _, cost_pico) in enumerate(kept):
-        if cost_pico is None:
-            unpriced.append(Ranked(target, NOT_COMPARABLE, "unpriced"))
-        elif sieved.is_mixed and target.rates.currency != sieved.currency:
-            words = f"priced in {target.rates.currency}, not comparable with {sieved.currency}"
-            foreign.append(Ranked(target, NOT_COMPARABLE, words))
-        else:
-            latency_ms = latency_of(target.endpoint_id)
-            comparable.append((cost_pico, PRIOR_MS if latency_ms is None else latency_ms, place, target))
-    comparable.sort()
-    reason = "estimated cost in pico-units"
-    return [*[Ranked(target, float(cost), reason) for cost, _, _, target in comparable], *foreign, *unpriced]
-
-
-def _by_latency(kept: list[_Kept], latency_of: LatencyOf, draw: float) -> list[Ranked]:
-    """Fastest measured first byte first; now and then an unmeasured one, so that it gets measured."""
-    figures = [latency_of(target.endpoint_id) for target, _, _, _ in kept]
-    unmeasured = [place for place, latency_ms in enumerate(figures) if latency_ms is None]
-    explored = -1
-    if unmeasured and len(unmeasured) < len(kept):
-        if draw < EXPLORE_SHARE:
-            explored = unmeasured[int(draw / EXPLORE_SHARE * len(unmeasured))]
-    elif unmeasured:
-        # Nothing is known of any: spread the first calls over all of them.
-        explored = unmeasured[int(draw * len(unmeasured))]
-    rows = [
-        (
-            place != explored,
-            PRIOR_MS if latency_ms is None else latency_ms,
-            NOT_COMPARABLE if cost_pico is None else cost_pico,
-            place,
-            target,
-        )
-        for place, ((target, _, _, cost_pico), latency_ms) in enumerate(zip(kept, figures, strict=True))
-    ]
-    rows.sort()
-    ranked: list[Ranked] = []
-    for is_not_explored, latency_ms, _, place, target in rows:
-        if figures[place] is not None:
-            reason = "measured first byte in ms"
-        else:
-            reason = "not measured yet" if is_not_explored else "not measured yet, drawn to explore"
-        ranked.append(Ranked(target, latency_ms, reason))
-    return ranked
-
-
-def _by_weight(kept: list[_Kept], draw: float) -> list[Ranked]:
-    """The first places by one draw without replacement: its rest after each pick is uniform again.
-
-    A policy target's weight is shared by its endpoints in proportion to theirs. Nobody tries more than
-    `DRAWN_PLACES` targets, so what is behind them follows by weight.
-    """
-    shares: Counter[int] = Counter()
-    for target, _, position, _ in kept:
-        shares[position] += target.weight
-    pool = [
-        (target, weight * target.weight / (shares[position] or 1)) for target, weight, position, _ in kept
-    ]
-    ranked: list[Ranked] = []
-    while pool and len(ranked) < DRAWN_PLACES:
-        chosen, share, draw = _pick(pool, draw)
-        ranked.append(Ranked(pool.pop(chosen)[0], float(len(ranked)), f"drawn with weight share {share:.3g}"))
-    pool.sort(key=itemgetter(1), reverse=True)
-    ranked.extend(
-        Ranked(target, float(place), "next by weight") for place, (target, _) in enumerate(pool, DRAWN_PLACES)
+    route: _Route, field: Field, state: Standing | None, health: Health, draw: float, *, explain: bool
+) -> tuple[tuple[Ranked, ...], list[Dropped]]:
+    """The targets in order, and what present state and `provider.allow_fallbacks` leave out."""
+    pool = field.pool
+    objective = _objective(route, health) if route.strategy == "slo" else None
+    order = rank(route.strategy, field, objective=objective, draw=draw)
+    if pool.siblings and route.strategy not in ("", "weighted"):
+        spread(order, field, draw)
+    places, scores, reasons = order
+    if field.fallback:
+        places = [*places, *field.fallback]
+        reasons = [*reasons[: pool.main], *["fallback, in the policy's order"] * (len(reasons) - pool.main)]
+    if pool.classes is not None or (state is not None and (state.behind or state.lesser)):
+        places, reasons = _arranged(places, reasons, pool, state or Standing())
+    dropped = {} if state is None else dict(state.dropped)
+    if not route.preferences.allow_fallbacks and not route.preferences.order:
+        places = _first_provider(places, pool, dropped)
+    targets = pool.targets
+    if explain:
+        known = [figures(*each) for each in zip(field.costs, targets, field.seen, strict=True)]
+        reasons = [f"{reason} ({figure})" for reason, figure in zip(reasons, known, strict=True)]
+        dropped = {place: f"{reason} ({known[place]})" for place, reason in dropped.items()}
+    return (
+        tuple([Ranked(targets[place], scores[place], reasons[place]) for place in places]),
+        [filters.dropped_for(targets[place], reason) for place, reason in dropped.items()],
     )
-    return ranked
 
 
-def _drawn_then_cheapest(kept: list[_Kept], draw: float) -> list[Ranked]:
-    """A plain model name: one endpoint drawn by weight, the others behind it from the cheapest up."""
-    if len(kept) == 1:
-        return [Ranked(kept[0][0], 0.0, "the only endpoint")]
-    chosen, share, _ = _pick([(target, float(weight)) for target, weight, _, _ in kept], draw)
-    rest = sorted((each for place, each in enumerate(kept) if place != chosen), key=_cost_key)
-    return [
-        Ranked(kept[chosen][0], 0.0, f"drawn with weight share {share:.3g}"),
-        *(Ranked(each[0], float(place), "next by cost") for place, each in enumerate(rest, start=1)),
-    ]
+def _first_provider(places: Sequence[int], pool: Pool, dropped: dict[int, str]) -> list[int]:
+    """The places at the provider that is tried first; the others are told in `dropped`."""
+    first = pool.targets[places[0]].provider
+    for place in places:
+        if pool.targets[place].provider != first:
+            dropped[place] = "not the first provider, and provider.allow_fallbacks is false"
+    return [place for place in places if place not in dropped]
 
 
-def _in_order(kept: list[_Kept]) -> list[Ranked]:
-    ordered = sorted(kept, key=lambda each: (each[2], _cost_key(each)))
-    return [Ranked(target, float(position), "in the policy's order") for target, _, position, _ in ordered]
+def _arranged(
+    places: Sequence[int], reasons: Sequence[str], pool: Pool, state: Standing
+) -> tuple[list[int], list[str]]:
+    """Whatever goes before the rank, in this order: what is ready now, the fallback last, the tenant's own
+    credentials first, the caller's provider.order, and what is measured to be as asked."""
+    nothing, plain = (0.0, ""), (0, 0, 0)
+    behind, lesser, classes = state.behind, state.lesser, pool.classes
+
+    def before_rank(place: int) -> tuple[float, tuple[int, int, int], bool]:
+        of_class = plain if classes is None else classes[place]
+        return behind.get(place, nothing)[0], of_class, place in lesser
+
+    told = list(reasons)
+    for place, target in enumerate(pool.targets):
+        if target.is_own:
+            told[place] = f"the tenant's own credential; {told[place]}"
+        if place in lesser:
+            told[place] = f"{told[place]}; {lesser[place]}"
+        if place in behind:
+            told[place] = f"{told[place]}; {behind[place][1]}"
+    return sorted(places, key=before_rank), told
 
 
-def _cost_key(each: _Kept) -> float:
-    return NOT_COMPARABLE if each[3] is None else each[3]
+def _objective(route: _Route, health: Health) -> Objective | None:
+    """What an slo policy works for: the feature's promise, else its own constraints; None without either."""
+    feature, constraints = route.named.feature, route.constraints
+    if feature is not None and (feature.target_p95_ms is not None or feature.target_success is not None):
+        return Objective(
+            p95_ms=feature.target_p95_ms,
+            success=feature.target_success,
+            burn=health.burn.get(feature.key, 0.0),
+            source=f"the objective of the feature {feature.slug!r}",
+        )
+    if constraints.max_p95_ms is None and constraints.min_success is None:
+        return None
+    return Objective(
+        p95_ms=constraints.max_p95_ms,
+        success=constraints.min_success,
+        burn=0.0,
+        source="the policy's own limits",
+    )
 
 
-def _pick(pool: Sequence[tuple[Target, float]], draw: float) -> tuple[int, float, float]:
-    """Choose one by weight: its index, its share of the weights, and the draw that is left.
+# ------------------------------------------------------------------ shadows
 
-    A weight of zero is chosen only when nothing else is there.
+
+def _mirror(
+    route: _Route, request: PlanRequest, snapshot: RoutingSnapshot, health: Health, now: float, draw: float
+) -> Mirror | None:
+    """Where a copy of this call goes, if its policy has a shadow and the call is in its share.
+
+    The shadow's targets and its judge's pass every filter that the call's own do, and are reached with the operator's
+    credentials alone: a copy is the operator's expense. A shadow that has none left takes no copy: it must never be
+    the reason for which a call fails.
     """
-    total = sum(weight for _, weight in pool)
-    if total <= 0:
-        return 0, 0.0, draw
-    point = draw * total
-    passed = chosen_from = chosen_weight = 0.0
-    chosen = 0
-    for index, (_, weight) in enumerate(pool):
-        if weight > 0:
-            chosen, chosen_from, chosen_weight = index, passed, weight
-            passed += weight
-            if point < passed:
-                break
-    left = min(max((point - chosen_from) / chosen_weight, 0.0), 1.0 - 2**-53)
-    return chosen, chosen_weight / total, left
+    ruling = route.named.policy
+    shadow = ruling.shadow if ruling is not None else None
+    if shadow is None or not is_mirrored(shadow, draw=draw):
+        return None
+    copy = copy_of(route.named)
+
+    def best(policy: PolicyEntry) -> Ranked:
+        routed = _variant(request, snapshot, copy, policy)
+        field, state = _standing_now(routed, _pool_of(routed, request, now), request, health, now)
+        targets, _ = _ranked(routed, field, state, health, draw, explain=False)
+        return targets[0]
+
+    try:
+        first = best(shadow.policy)
+        judge = best(shadow.judge).target if shadow.judge is not None else None
+    except ApiError:
+        return None
+    return mirror_of(shadow, first.target, first.reason, judge=judge)

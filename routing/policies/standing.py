@@ -1,0 +1,141 @@
+"""What the providers' present state does to a plan: open circuits, paused quotas, measured limits. Pure.
+
+It may take targets out or put them behind others, but never the last one for an open circuit: a provider that
+probably fails is better than a certain refusal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from routing.policies.constraints import Constraints
+from routing.policies.filters import USD, Pool, Stage
+from routing.policies.preferences import Preferences
+from routing.types import Circuit, EndpointHealth, Health
+
+PAUSED: Final = 1
+PROBED_BY_OTHERS: Final = 2
+OPEN: Final = 3
+
+
+@dataclass(slots=True)
+class Standing:
+    """Places that are out, and those that go behind others (a higher level further behind), with the reasons."""
+
+    dropped: dict[int, str] = field(default_factory=dict)
+    furthest: Stage = Stage.SERVED
+    behind: dict[int, tuple[float, str]] = field(default_factory=dict)
+    lesser: dict[int, str] = field(default_factory=dict)
+    """Places behind the others of their own class: unmeasured where a limit asks for it, or not as preferred."""
+
+    def drop(self, place: int, stage: Stage, reason: str) -> None:
+        self.dropped[place] = reason
+        self.furthest = max(self.furthest, stage)
+
+
+def within_cost(standing: Standing, pool: Pool, costs: Sequence[int | None], limit_pico: int) -> None:
+    """Drop what would cost more than `limit_pico` (USD) by its estimate, and what cannot be compared with it."""
+    is_usd = pool.currency == USD and not pool.is_mixed
+    words = f"estimated above the limit of {usd(limit_pico)} per call"
+    for place, cost_pico in enumerate(costs):
+        if cost_pico is None:
+            standing.drop(place, Stage.PRICED, "has no price, and the cost per call is limited")
+        elif not is_usd and pool.targets[place].rates.currency != USD:
+            currency = pool.targets[place].rates.currency
+            standing.drop(
+                place, Stage.COST_LIMIT, f"priced in {currency}, not comparable with a limit in USD"
+            )
+        elif cost_pico > limit_pico:
+            standing.drop(place, Stage.COST_LIMIT, words)
+
+
+def within_measures(
+    standing: Standing, seen: Sequence[EndpointHealth | None], constraints: Constraints
+) -> None:
+    """Drop what is measured to be too slow or to fail too often; what is not measured goes behind the rest."""
+    max_p95_ms, min_success = constraints.max_p95_ms, constraints.min_success
+    for place, known in enumerate(seen):
+        if max_p95_ms is not None:
+            p95_ms = p95_of(known)
+            if p95_ms is None:
+                standing.lesser[place] = "p95 not measured yet"
+            elif p95_ms > max_p95_ms:
+                standing.drop(place, Stage.SLOW, f"its p95 is {p95_ms:.0f} ms, the limit is {max_p95_ms} ms")
+        if min_success is not None:
+            success = known.success if known is not None else None
+            if success is None:
+                standing.lesser[place] = "success not measured yet"
+            elif success < min_success:
+                words = f"{success:.2%} of its attempts succeed, {min_success:.2%} are asked for"
+                standing.drop(place, Stage.UNRELIABLE, words)
+
+
+def as_preferred(standing: Standing, seen: Sequence[EndpointHealth | None], preferences: Preferences) -> None:
+    """Put behind the rest what is not as fast as the caller prefers. What is not measured may be."""
+    for place, known in enumerate(seen):
+        if known is None:
+            continue
+        for limit, figure, what in (
+            (preferences.max_p50_ms, known.first_byte_p50_ms, "slower than provider.preferred_max_latency"),
+            (preferences.max_p95_ms, known.first_byte_p95_ms, "slower than provider.preferred_max_latency"),
+        ):
+            if limit is not None and figure is not None and figure > limit:
+                standing.lesser[place] = what
+        pace = known.output_tokens_per_s
+        if (
+            preferences.min_tokens_per_s is not None
+            and pace is not None
+            and pace < preferences.min_tokens_per_s
+        ):
+            standing.lesser[place] = "slower than provider.preferred_min_throughput"
+
+
+def by_pauses(standing: Standing, pool: Pool, health: Health, now: float) -> None:
+    """A target whose provider asked us to wait goes behind all that are ready."""
+    for place, target in enumerate(pool.targets):
+        until_s = health.pauses.get(target.quota_key, 0.0)
+        if until_s > now:
+            standing.behind[place] = (PAUSED, f"behind the others: rate limited until {clock(until_s)}")
+
+
+def by_circuits(
+    standing: Standing, seen: Sequence[EndpointHealth | None], troubled: Sequence[int], now: float
+) -> None:
+    """Drop the `troubled` places whose circuit is open; a half-open one goes last unless this is its probe.
+
+    If no other place is left, all open ones stay, the soonest to reopen first.
+    """
+    open_until: dict[int, float] = {}
+    for place in troubled:
+        known = seen[place]
+        if known is None or place in standing.dropped:
+            continue
+        if known.circuit is Circuit.OPEN and known.open_until > now:
+            open_until[place] = known.open_until
+        elif known.circuit is not Circuit.CLOSED and not known.is_probe:
+            standing.behind[place] = (PROBED_BY_OTHERS, "last: circuit half open, waiting for its probe")
+    if len(open_until) + len(standing.dropped) < len(seen):
+        for place, until_s in open_until.items():
+            # The circuit is no filter of the call: it must not become the reason of a refusal.
+            standing.dropped[place] = f"circuit open until {clock(until_s)}"
+        return
+    for place, until_s in open_until.items():
+        words = f"circuit open until {clock(until_s)}, kept because nothing else is left"
+        standing.behind[place] = (OPEN + until_s, words)
+
+
+def p95_of(known: EndpointHealth | None) -> float | None:
+    """Milliseconds to the end of an answer, else (none measured yet) to its first byte; None: not measured."""
+    if known is None:
+        return None
+    return known.first_byte_p95_ms if known.latency_p95_ms is None else known.latency_p95_ms
+
+
+def clock(instant_s: float) -> str:
+    return f"{datetime.fromtimestamp(instant_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def usd(pico: int) -> str:
+    whole, part = divmod(pico, 10**12)
+    return f"${whole}.{part:012d}".rstrip("0").rstrip(".")
