@@ -306,6 +306,11 @@ class Pace:
         else:
             self._flush_soon(quota)
 
+    def lent(self, target: Target) -> int:
+        """Slots that this worker holds ahead of the calls that will take them."""
+        quota = self._quotas.get(target.quota_key)
+        return 0 if quota is None else len(quota.lent)
+
     async def refresh(self) -> None:
         """Once a second: say that this worker lives, hear what others learned, forget quotas out of use.
 
@@ -481,8 +486,21 @@ class Pace:
                 heapq.heappush(quota.slots, (now_s + answer / 1000, stamp_ms, waiter.amounts))
         self._shed(quota, now_s, later_s)
         self._release(quota)
+        self._lend(quota, now_s)
         if any(not w.is_asked and not w.future.done() for w in quota.waiting):
             self._schedule(quota)
+
+    def _lend(self, quota: _Quota, now_s: float) -> None:
+        """Slots held ahead serve those who came while Redis was being asked."""
+        for waiter in sorted(w for w in quota.waiting if not w.is_asked and not w.future.done()):
+            while quota.lent and not waiter.future.done():
+                stamp_ms, until_s, counted = quota.lent.popleft()
+                is_usable = now_s <= until_s
+                self._correct(quota, stamp_ms, counted, waiter.amounts if is_usable else {})
+                if is_usable:
+                    waiter.future.set_result(Slot(quota.key, stamp_ms, waiter.amounts))
+        quota.waiting = [w for w in quota.waiting if not w.future.done()]
+        heapq.heapify(quota.waiting)
 
     def _shed(self, quota: _Quota, now_s: float, later_s: float) -> None:
         """Turn away whoever, in the order of the queue, is left without a slot in time."""
@@ -490,7 +508,7 @@ class Pace:
         times = sorted(at_s for at_s, _, _ in quota.slots)
         number = 0
         for waiter in asked:
-            if number < len(times) and times[number] <= waiter.deadline_s + 0.002:
+            if number < len(times) and times[number] <= max(waiter.deadline_s, now_s) + 0.002:
                 number += 1
                 continue
             at_s = times[number] - now_s if number < len(times) else 0.0
@@ -583,7 +601,7 @@ class Pace:
         for waiter in asked:
             at_s = max(now_s, quota.free_at_s, quota.paused_until_s)
             wait_ms = round((at_s - now_s) * 1000)
-            if at_s > waiter.deadline_s:
+            if at_s > max(waiter.deadline_s, now_s):
                 answers.append(-max(1, wait_ms))
                 continue
             answers.append(wait_ms)

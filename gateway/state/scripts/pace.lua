@@ -14,7 +14,7 @@
 -- less is still within the limit there. While less than SMOOTH of the limit is used, a slot is at once; above that,
 -- slots are spaced by the highest even rate that the window can keep up from here on, so that no burst is followed by
 -- a minute of nothing. What others use of the same limit (the provider counts more than we sent) fades evenly.
-local N, LONGER, SMOOTH, LEND = 120, 1.02, 0.7, 0.5
+local N, LONGER, SMOOTH, LEND = 120, 1.02, 0.5, 0.4
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local told = cjson.decode(ARGV[2])
