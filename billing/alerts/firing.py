@@ -154,19 +154,19 @@ def resolve(*, firing: AlertFiring, now: datetime, is_rearmed: bool = False) -> 
 def _steps_of(alarm: Alarm) -> list[tuple[AlertChannel, int]]:
     """Channels and seconds. What providers charge goes to the operator's channels, unless a rule says else."""
     if alarm.rule is not None:
-        steps = alarm.rule.steps.select_related("channel").filter(channel__is_enabled=True)
+        steps = alarm.rule.steps.select_related("channel__tenant").filter(channel__is_enabled=True)
         return [(step.channel, step.after_s) for step in steps]
     own = AlertChannel.objects.filter(
         tenant=None if alarm.is_cost else alarm.tenant, is_enabled=True, is_default=True
     )
-    return [(channel, 0) for channel in own.order_by("id")]
+    return [(channel, 0) for channel in own.select_related("tenant").order_by("id")]
 
 
 def _told(firing: AlertFiring) -> list[AlertChannel]:
     """Enabled channels that were told, or are being told, that it fired."""
     told = AlertDelivery.objects.filter(firing=firing, event=_Event.FIRED).exclude(state=_State.CANCELLED)
     channels = AlertChannel.objects.filter(pk__in=told.values("channel_id"), is_enabled=True)
-    return list(channels.order_by("id"))
+    return list(channels.select_related("tenant").order_by("id"))
 
 
 def _to_tell_of_the_end(firing: AlertFiring) -> list[AlertChannel]:
@@ -196,7 +196,7 @@ def _queue(
         )["until"]
     AlertDelivery.objects.bulk_create(
         AlertDelivery(
-            tenant=firing.tenant,
+            tenant=channel.tenant,
             firing=firing,
             channel=channel,
             channel_label=str(channel)[:200],

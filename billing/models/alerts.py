@@ -258,8 +258,9 @@ class AlertFiring(Stamped):
 class AlertDelivery(Stamped):
     """One message to one channel. Its id is the message's, over all attempts and replays.
 
-    Due at `next_at` while pending; `lease_until` keeps others off while somebody sends. A message waits
-    for acknowledgement if `after_s` is above zero, and may be folded into a `digest`.
+    Due at `next_at` while pending; `lease_until` keeps others off while somebody sends. A message with
+    `after_s` above zero waits for nobody to acknowledge, and one may be folded into a `digest`. `tenant` is
+    the channel's: nobody reads of messages to other people's channels.
     """
 
     class Event(models.TextChoices):
