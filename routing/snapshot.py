@@ -7,6 +7,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any, Final
@@ -19,6 +20,7 @@ from routing import credentials
 from routing.catalog.cost import Rate, RateCard, RatesInvalid
 from routing.credentials import OperatorCredential
 from routing.entries import FeatureEntry, ModelEntry, PolicyEntry, PolicyTarget, RoutingSnapshot
+from routing.experiments.splits import attached
 from routing.models import (
     CostRate,
     Endpoint,
@@ -117,6 +119,26 @@ def _scale(shares: Iterable[Sequence[Fraction]]) -> int:
     """What all weights are multiplied by, so that every credential's part of an endpoint's is whole."""
     denominators = {share.denominator for each in shares for share in each}
     return min(math.lcm(*denominators), FINEST_SHARE)
+
+
+def reworded(routes: RoutingSnapshot, version: RoutingPolicyVersion) -> RoutingSnapshot:
+    """The configuration with this wording wherever its policy rules: by its name, and by every binding."""
+    policy = version.policy
+    key = (policy.tenant_id, policy.slug)
+    entry = policy_entry(policy, version)
+
+    def renewed(bound: PolicyEntry) -> PolicyEntry:
+        return entry if (bound.tenant_id, bound.slug) == key else bound
+
+    return replace(
+        routes,
+        policies={**routes.policies, key: entry},
+        features={
+            name: replace(feature, policy=feature.policy and renewed(feature.policy))
+            for name, feature in routes.features.items()
+        },
+        bindings={name: renewed(bound) for name, bound in routes.bindings.items()},
+    )
 
 
 def policy_target(raw: str | Mapping[str, Any]) -> PolicyTarget:
@@ -253,7 +275,11 @@ def _policies() -> tuple[dict[tuple[UUID | None, str], PolicyEntry], Mapping[UUI
         .distinct("policy_id")
         .select_related("policy")
     )
-    by_id = {version.policy_id: policy_entry(version.policy, version) for version in newest}
+    by_id = attached(
+        {version.policy_id: policy_entry(version.policy, version) for version in newest},
+        target_of=policy_target,
+        entry_of=policy_entry,
+    )
     return {(entry.tenant_id, entry.slug): entry for entry in by_id.values()}, by_id
 
 

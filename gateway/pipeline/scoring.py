@@ -21,7 +21,6 @@ MAX_TEXT: Final = 64 * 1024
 """Characters of an answer that are compared and judged."""
 MAX_SCHEMA_BYTES: Final = 64 * 1024
 MAX_RUBRIC: Final = 8_000
-KINDS: Final = ("none", "exact_match", "similarity", "rubric")
 BEST: Final = 10
 """The judge's scale is 0 to 10."""
 

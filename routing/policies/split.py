@@ -29,7 +29,7 @@ SHARED_PARAMETERS: Final = frozenset(
     ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop", "max_completion_tokens")
 )
 PARAMETERS: Final = SHARED_PARAMETERS | frozenset(
-    ("top_k", "reasoning_effort", "response_format", "verbosity", "parallel_tool_calls", "service_tier")
+    ("top_k", "reasoning_effort", "response_format", "verbosity", "parallel_tool_calls")
 )
 """Body fields that an arm may set. What decides who may see, spend or store something is not among them."""
 

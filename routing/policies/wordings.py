@@ -211,8 +211,8 @@ def _check(wording: Wording) -> None:
         check_constraints(wording.constraints)
     except ValueError as error:
         raise _bad("constraints", str(error)) from error
-    _check_targets("targets", wording.targets)
-    _check_targets("fallback", wording.fallback)
+    check_targets("targets", wording.targets)
+    check_targets("fallback", wording.fallback)
     _check_conduct(wording.conduct)
 
 
@@ -234,7 +234,8 @@ def _check_conduct(conduct: Mapping[str, Any]) -> None:
         raise _bad("conduct.hold_back_tokens", "is for the recovery 'buffered' alone")
 
 
-def _check_targets(param: str, targets: Sequence[str | Mapping[str, Any]]) -> None:
+def check_targets(param: str, targets: Sequence[str | Mapping[str, Any]]) -> None:
+    """Raise ApiError invalid_request for a target that is malformed or names what does not exist."""
     if len(targets) > MAX_TARGETS:
         raise _bad(param, f"must be at most {MAX_TARGETS}")
     for number, raw in enumerate(targets):
