@@ -113,7 +113,7 @@ def empty(kept_plans):
     tables = (
         "tenants_membership, tenants_apikey, tenants_datakey, tenants_auditevent, tenants_audithead,"
         " tenants_idempotencyrecord, tenants_configversion, routing_credential, routing_endpoint,"
-        " routing_costrate, routing_model,"
+        " routing_costrate, routing_model, routing_killswitch,"
         " routing_routingpolicyversion, routing_routingpolicy, routing_provider, billing_usage_event,"
         " billing_usage_hour, billing_usage_key_hour, billing_usage_latency_hour, billing_overhead_hour,"
         " gateway_request_log, gateway_replay, gateway_shadowsample, gateway_feedback"
