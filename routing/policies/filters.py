@@ -6,132 +6,25 @@ context tiers or windows; what they keep is exact for every call in the range.
 """
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from enum import IntEnum
 from typing import Final
 from uuid import UUID
 
 from routing.catalog.cost import Unpriced, price_per_million, token_rates
 from routing.entries import Choice, PolicyEntry, RoutingSnapshot
 from routing.policies.constraints import Constraints, Credentials
+from routing.policies.pool import Pool, Rates
 from routing.policies.preferences import PRICED, Preferences
-from routing.types import Dropped, Operation, Target
-from tenants.errors import ApiError
+from routing.policies.refusals import Stage
+from routing.policies.request import Demands
+from routing.types import Dropped, Target
 
 MAX_POOLS: Final = 16
 """Pools a sieve remembers; kinds of sizes beyond that are worked out again."""
 MILLION: Final = 10**6
 USD: Final = "USD"
-NO_PREFERENCES: Final = Preferences()
-
-
-class Stage(IntEnum):
-    """The filters in their order. If nothing is left, the furthest one that a target reached is the error."""
-
-    SERVED = 1
-    ALLOWED = 2
-    RULES = 3
-    OPERATION = 4
-    CAPABILITY = 5
-    REGION = 6
-    DATA = 7
-    CREDENTIALS = 8
-    PREFERENCE = 9
-    CONTEXT = 10
-    PRICED = 11
-    PRICE_LIMIT = 12
-    PREFERRED_PRICE = 13
-    COST_LIMIT = 14
-    SLOW = 15
-    UNRELIABLE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Demands:
-    """What the call, its policy and the caller's preferences demand together."""
-
-    name: str  # the model as the caller named it
-    operation: Operation
-    allowed_models: frozenset[str] | None  # None: all
-    is_allowed_by_name: bool  # the allowlist names what the caller named: its targets need not be listed
-    regions: frozenset[str] | None  # None: all
-    capabilities: frozenset[str]
-    constraints: Constraints
-    preferences: Preferences
-
-
-type Rates = tuple[int, int, int, int]
-"""Of an input and of an output token, in pico-units: numerator and denominator each."""
-
-
-class Pool:
-    """The targets that fit every call of one range of sizes at one time, and all that ranking needs of them.
-
-    Parallel sequences, indexed by place, because planning fifty endpoints must stay cheap; `main` places come before
-    the fallback's. Never changed.
-    """
-
-    __slots__ = (
-        "choices",
-        "classes",
-        "currency",
-        "dropped",
-        "endpoint_ids",
-        "from_s",
-        "furthest",
-        "is_mixed",
-        "is_priced",
-        "main",
-        "param",
-        "rates",
-        "shares",
-        "siblings",
-        "targets",
-        "until_s",
-    )
-
-    def __init__(
-        self,
-        choices: Sequence[Choice],
-        rates: Sequence[Rates | None],
-        dropped: Sequence[Dropped] = (),
-        *,
-        preferences: Preferences = NO_PREFERENCES,
-        furthest: Stage = Stage.SERVED,
-        param: str = "",
-        from_s: float = float("-inf"),
-        until_s: float = float("inf"),
-    ) -> None:
-        self.choices = tuple(choices)
-        self.rates = tuple(rates)
-        self.dropped = tuple(dropped)
-        self.furthest = furthest
-        self.param = param  # of the preference that excluded a target
-        self.from_s, self.until_s = from_s, until_s
-        self.targets = tuple(choice[0] for choice in choices)
-        self.endpoint_ids = tuple(target.endpoint_id for target in self.targets)
-        self.main = sum(not choice[3] for choice in choices)
-        self.is_priced = None not in rates
-        currencies = Counter(target.rates.currency for target in self.targets).most_common()
-        self.currency = currencies[0][0] if currencies else ""
-        self.is_mixed = len(currencies) > 1  # some rates are in another currency than the commonest
-        self.shares = shares_of(self.choices)
-        self.siblings = _siblings(self.targets)
-        classes = tuple(_class(choice, preferences.order) for choice in self.choices)
-        self.classes = classes if len(set(classes)) > 1 else None  # targets of a lower class go first
-
-    def costs(self, input_tokens: int, output_tokens: int) -> list[int | None]:
-        """Each target's `estimate_pico` for a call of this pool's range; None while unpriced."""
-        tokens = input_tokens or 1
-        if self.is_priced:
-            return [tokens * a // b + output_tokens * c // d for a, b, c, d in self.rates]  # type: ignore[misc]  # none is None
-        return [
-            None if rates is None else tokens * rates[0] // rates[1] + output_tokens * rates[2] // rates[3]
-            for rates in self.rates
-        ]
 
 
 @dataclass(slots=True)
@@ -411,116 +304,3 @@ def _over_preferred(
         if price > limit:
             return f"costs more than provider.max_price.{name} = {limit}"
     return ""
-
-
-# ------------------------------------------------------------------ what ranking needs
-
-
-def _class(choice: Choice, order: Sequence[str]) -> tuple[int, int, int]:
-    """What goes before the rank: the fallback's place, own credentials first, the caller's provider.order."""
-    target = choice[0]
-    named = order.index(target.provider) if target.provider in order else len(order)
-    return (choice[2] + 1 if choice[3] else 0, 0 if target.is_own else 1, named)
-
-
-def shares_of(choices: Sequence[Choice]) -> tuple[float, ...]:
-    """Each one's share of the weights: a policy target's is shared by its endpoints in proportion to theirs."""
-    totals: Counter[tuple[int, bool]] = Counter()
-    for choice in choices:
-        totals[choice[2], choice[0].is_own] += choice[0].weight
-    return tuple(
-        choice[1] * choice[0].weight / (totals[choice[2], choice[0].is_own] or 1) for choice in choices
-    )
-
-
-def _siblings(targets: Sequence[Target]) -> tuple[tuple[int, ...], ...]:
-    """The places that are one endpoint with several credentials of the same owner."""
-    groups: dict[tuple[str, bool], list[int]] = {}
-    for place, target in enumerate(targets):
-        groups.setdefault((target.endpoint_id, target.is_own), []).append(place)
-    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
-
-
-# ------------------------------------------------------------------ nothing is left
-
-
-class NoTarget(ApiError):
-    """No target is left for a call. `dropped` says why of each; the caller is told the one that came furthest."""
-
-    def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
-        super().__init__(code, message, param=param)
-        self.dropped: tuple[Dropped, ...] = ()
-
-
-def refusal(
-    stage: Stage, demands: Demands, *, input_tokens: int, policy: str, binding: str, param: str
-) -> NoTarget:
-    """The error that says why no target is left: by the furthest filter that one reached."""
-    name = demands.name
-    by = f"the policy {policy}" + (f", bound to {binding}," if binding else "")
-    match stage:
-        case Stage.SERVED:
-            return NoTarget(
-                "model_not_found",
-                f"The model {name!r} does not exist or is not available to you.",
-                param="model",
-            )
-        case Stage.ALLOWED:
-            return NoTarget("model_not_allowed", f"This key may not use {name!r}.", param="model")
-        case Stage.RULES:
-            return NoTarget("model_not_allowed", f"{by} allows no target of {name!r}.", param="model")
-        case Stage.OPERATION:
-            return NoTarget("invalid_request", f"{name!r} does not serve {demands.operation}.", param="model")
-        case Stage.CAPABILITY:
-            needed = ", ".join(sorted(demands.capabilities))
-            return NoTarget(
-                "unsupported_parameter", f"No target of {name!r} supports {needed}.", param=needed
-            )
-        case Stage.REGION:
-            regions = ", ".join(sorted(demands.regions or ())) or "none"
-            return NoTarget(
-                "region_unavailable", f"No target of {name!r} is in an allowed region ({regions})."
-            )
-        case Stage.DATA:
-            return NoTarget(
-                "model_not_allowed", f"No target of {name!r} meets the data rules of {by}.", param="model"
-            )
-        case Stage.CREDENTIALS:
-            return NoTarget(
-                "model_not_allowed",
-                f"{by} takes only your own credentials, and you have none for {name!r}.",
-                param="model",
-            )
-        case Stage.PREFERENCE:
-            return NoTarget("unsupported_parameter", f"No target of {name!r} meets {param}.", param=param)
-        case Stage.CONTEXT:
-            return NoTarget(
-                "context_length_exceeded",
-                f"About {input_tokens} input tokens do not fit any target of {name!r}.",
-                param="messages" if demands.operation is Operation.CHAT else None,
-            )
-        case Stage.PRICED:
-            return NoTarget("model_unpriced", f"No target of {name!r} has a known price.", param="model")
-        case Stage.PRICE_LIMIT:
-            return NoTarget(
-                "model_not_allowed",
-                f"Every target of {name!r} costs more than its policy allows.",
-                param="model",
-            )
-        case Stage.PREFERRED_PRICE:
-            return NoTarget(
-                "unsupported_parameter",
-                f"Every target of {name!r} costs more than provider.max_price.",
-                param="provider.max_price",
-            )
-        case Stage.COST_LIMIT:
-            return NoTarget(
-                "model_not_allowed",
-                f"A call of this size costs more than allowed at every target of {name!r}.",
-                param="model",
-            )
-        case Stage.SLOW | Stage.UNRELIABLE:
-            return NoTarget(
-                "provider_unavailable",
-                f"No target of {name!r} is now as {'fast' if stage is Stage.SLOW else 'reliable'} as {by} asks.",
-            )

@@ -4,96 +4,32 @@ Names, filters, present state, rank: each step has its module here, this one is 
 what a region, an allowlist or a policy's constraint does not clearly permit is left out.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
-from uuid import UUID
+from collections.abc import Sequence
 
 from routing.entries import PolicyEntry, RoutingSnapshot
 from routing.policies import filters, standing
-from routing.policies.constraints import (
-    NO_CONSTRAINTS,
-    CallerNames,
-    Constraints,
-    Credentials,
-    caller_refused,
-    check_constraints,
-    read_constraints,
-)
-from routing.policies.filters import Demands, Pool, Sieve, refusal
-from routing.policies.names import Named, choices_of, copy_of, is_allowed_by_name, is_offered, resolve
-from routing.policies.preferences import Preferences
-from routing.policies.rank import (
-    EXPLORE_SHARE,
-    STRATEGIES,
-    Field,
-    Objective,
-    figures,
-    rank,
-    spread,
-)
-from routing.policies.split import Subject, is_mirrored, mirror_of, ruled_by
+from routing.policies.constraints import check_constraints
+from routing.policies.names import copy_of
+from routing.policies.pool import Pool
+from routing.policies.rank import EXPLORE_SHARE, STRATEGIES, Field, Objective, figures, rank, spread
+from routing.policies.refusals import NoTarget, Stage, refusal
+from routing.policies.request import PlanRequest
+from routing.policies.routes import Route, ruled, variant
+from routing.policies.split import is_mirrored, mirror_of
 from routing.policies.standing import Standing
 from routing.types import (
     DEFAULT_CONDUCT,
-    Assignment,
     Circuit,
     Dropped,
     EndpointHealth,
     Health,
     Mirror,
-    Operation,
     Ranked,
     RoutePlan,
 )
 from tenants.errors import ApiError
 
 __all__ = ["EXPLORE_SHARE", "STRATEGIES", "PlanRequest", "check_constraints", "plan"]
-
-MEMO_ENTRIES: Final = 10_000
-MEMO_SIEVES: Final = 500
-SIEVES: Final = "sieves"
-NO_PREFERENCES: Final = Preferences()
-
-
-@dataclass(frozen=True, slots=True)
-class PlanRequest:
-    """What a call asks of its route. Sets that are None do not restrict; token counts are estimates."""
-
-    model: str
-    operation: Operation
-    tenant_id: UUID
-    regions: frozenset[str] | None = None
-    allowed_models: frozenset[str] | None = None
-    capabilities: frozenset[str] = frozenset()
-    input_tokens: int = 0
-    output_tokens: int = 0
-    service_tier: str = ""
-    allow_unpriced: bool = False
-    tenant: str = ""  # slug
-    api_key_id: UUID | None = None
-    feature: str = ""
-    plan: str = ""  # slug of the tenant's plan
-    end_user: str = ""
-    tags: Mapping[str, str] | None = None
-    preferences: Preferences | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """What a kind of call finds in one snapshot: worked out once."""
-
-    named: Named
-    policy: PolicyEntry | None
-    policy_name: str
-    strategy: str  # of the ranking; "" for a plain model
-    constraints: Constraints
-    preferences: Preferences
-    sieve: Sieve
-    max_cost_pico: int | None
-    is_split: bool  # an experiment or a rollout may give single calls another wording
-    has_measures: bool  # the constraints ask for measured figures
-    has_wishes: bool  # the preferences do
 
 
 def plan(
@@ -109,10 +45,10 @@ def plan(
 
     `now` is in unix seconds, `draw` is uniform in [0, 1). `explain` adds to each reason the figures that were
     known. Raises ApiError: model_not_found, model_not_allowed, invalid_request, unsupported_parameter,
-    context_length_exceeded, region_unavailable, model_unpriced, provider_unavailable; a `filters.NoTarget`
+    context_length_exceeded, region_unavailable, model_unpriced, provider_unavailable; a `refusals.NoTarget`
     where every target was dropped, with the reasons.
     """
-    route, assignment = _ruled(request, snapshot, draw)
+    route, assignment = ruled(request, snapshot, draw)
     pool = _pool_of(route, request, now)
     field, state = _standing_now(route, pool, request, health, now)
     targets, dropped = _ranked(route, field, state, health, draw, explain=explain)
@@ -127,177 +63,10 @@ def plan(
     )
 
 
-# ------------------------------------------------------------------ which wording rules the call
-
-
-def _ruled(request: PlanRequest, snapshot: RoutingSnapshot, draw: float) -> tuple[_Route, Assignment | None]:
-    """The route, and the call's arm if an experiment or a rollout splits it."""
-    key = _kind(request)
-    route: _Route | None = snapshot.memo.get(key)
-    if route is None:
-        named = _resolved(request, snapshot)
-        route = _remembered(snapshot, key, _routed(request, snapshot, named, named.policy))
-    if route.constraints.allow.name_callers or route.constraints.deny.name_callers:
-        _admit_caller(request, route)
-    if not route.is_split or route.policy is None:
-        return route, None
-    subject = Subject(request.tenant_id, request.end_user, request.tags)
-    ruling = ruled_by(route.policy, subject, draw=draw)
-    if ruling.policy is route.policy:
-        return route, ruling.assignment
-    if not is_offered(route.named, ruling.policy, snapshot):
-        return route, None  # the caller named a model that this wording does not know: it takes no part
-    varied = _variant(request, snapshot, route.named, ruling.policy)
-    _admit_caller(request, varied)
-    return varied, ruling.assignment
-
-
-def _kind(request: PlanRequest) -> tuple[object, ...]:
-    """What calls must have in common to share a route."""
-    return (
-        request.model,
-        request.tenant_id,
-        request.operation,
-        request.feature,
-        request.plan,
-        request.capabilities,
-        request.regions,
-        request.allowed_models,
-        request.preferences,
-    )
-
-
-def _resolved(request: PlanRequest, snapshot: RoutingSnapshot) -> Named:
-    return resolve(
-        name=request.model,
-        tenant_id=request.tenant_id,
-        plan=request.plan,
-        feature=request.feature,
-        snapshot=snapshot,
-    )
-
-
-def _variant(request: PlanRequest, snapshot: RoutingSnapshot, named: Named, policy: PolicyEntry) -> _Route:
-    """The route of the same call under another wording of its policy."""
-    varied = (*_kind(request), policy.variant)
-    route: _Route | None = snapshot.memo.get(varied)
-    return route or _remembered(snapshot, varied, _routed(request, snapshot, named, policy))
-
-
-def _remembered(snapshot: RoutingSnapshot, key: tuple[object, ...], route: _Route) -> _Route:
-    if len(snapshot.memo) >= MEMO_ENTRIES:
-        snapshot.memo.clear()
-    snapshot.memo[key] = route
-    return route
-
-
-def _routed(
-    request: PlanRequest, snapshot: RoutingSnapshot, named: Named, policy: PolicyEntry | None
-) -> _Route:
-    constraints = _constraints_of(policy, request.model)
-    preferences = request.preferences or NO_PREFERENCES
-    strategy = preferences.sort or (policy.strategy if policy is not None else "")
-    if policy is not None and policy.strategy not in STRATEGIES:
-        raise ApiError(
-            "invalid_request", f"The strategy {policy.strategy!r} of {policy.name} is unknown.", param="model"
-        )
-    limits = [constraints.max_cost_pico]
-    if policy is not None and policy.strategy == "slo" and named.feature is not None:
-        limits.append(named.feature.max_cost_pico)
-    return _Route(
-        named=named,
-        policy=policy,
-        policy_name=policy.name if policy is not None else "",
-        strategy=strategy,
-        constraints=constraints,
-        preferences=preferences,
-        sieve=_sieve_of(request, snapshot, named, policy, constraints, preferences),
-        max_cost_pico=min((limit for limit in limits if limit is not None), default=None),
-        is_split=policy is not None and (policy.experiment is not None or policy.rollout is not None),
-        has_measures=constraints.max_p95_ms is not None or constraints.min_success is not None,
-        has_wishes=any(
-            wish is not None
-            for wish in (preferences.max_p50_ms, preferences.max_p95_ms, preferences.min_tokens_per_s)
-        ),
-    )
-
-
-def _constraints_of(policy: PolicyEntry | None, name: str) -> Constraints:
-    if policy is None or not policy.constraints:
-        return NO_CONSTRAINTS
-    try:
-        return read_constraints(policy.constraints)
-    except ValueError as error:
-        raise ApiError(
-            "invalid_request", f"The policy {policy.name} of {name!r} cannot be applied: {error}."
-        ) from error
-
-
-def _admit_caller(request: PlanRequest, route: _Route) -> None:
-    """Raise ApiError model_not_allowed if the policy's allow and deny keep this caller out."""
-    caller = CallerNames(request.tenant_id, request.tenant, request.plan, request.api_key_id, request.feature)
-    kind = caller_refused(route.constraints, caller)
-    if kind is not None:
-        raise ApiError(
-            "model_not_allowed",
-            f"The policy {route.policy_name} does not allow {request.model!r} to this {kind}.",
-            param="model",
-        )
-
-
-def _sieve_of(
-    request: PlanRequest,
-    snapshot: RoutingSnapshot,
-    named: Named,
-    policy: PolicyEntry | None,
-    constraints: Constraints,
-    preferences: Preferences,
-) -> Sieve:
-    """The sieve that all calls of this kind share, whoever makes them."""
-    regions = request.regions
-    if constraints.regions is not None:
-        regions = constraints.regions if regions is None else regions & constraints.regions
-    demands = Demands(
-        name=request.model,
-        operation=request.operation,
-        allowed_models=request.allowed_models,
-        is_allowed_by_name=is_allowed_by_name(named, request.allowed_models),
-        regions=regions,
-        capabilities=request.capabilities | constraints.capabilities,
-        constraints=constraints,
-        preferences=preferences,
-    )
-    sieves: dict[object, Sieve] = snapshot.memo.setdefault(SIEVES, {})
-    key = (
-        request.model,
-        (policy.tenant_id, policy.slug, policy.variant) if policy is not None else None,
-        request.operation,
-        request.capabilities,
-        request.regions,
-        request.allowed_models,
-        preferences,
-        request.tenant_id if snapshot.has_own(request.tenant_id) else None,
-        named.is_copy,
-    )
-    sieve = sieves.get(key)
-    if sieve is None:
-        choices = choices_of(named, policy, snapshot)
-        mode = Credentials.NEVER if named.is_copy else constraints.credentials
-        sieve = filters.sieve(
-            demands,
-            filters.with_own(choices, tenant_id=request.tenant_id, mode=mode, snapshot=snapshot),
-            filters.unserved(policy, choices) if policy is not None and named.asked is None else (),
-        )
-        if len(sieves) >= MEMO_SIEVES:
-            sieves.clear()
-        sieves[key] = sieve
-    return sieve
-
-
 # ------------------------------------------------------------------ what fits, what is healthy
 
 
-def _pool_of(route: _Route, request: PlanRequest, now: float) -> Pool:
+def _pool_of(route: Route, request: PlanRequest, now: float) -> Pool:
     """The targets that fit this call. Raises ApiError when there are none."""
     pool = route.sieve.pool(
         input_tokens=request.input_tokens,
@@ -312,7 +81,7 @@ def _pool_of(route: _Route, request: PlanRequest, now: float) -> Pool:
 
 
 def _standing_now(
-    route: _Route, pool: Pool, request: PlanRequest, health: Health, now: float
+    route: Route, pool: Pool, request: PlanRequest, health: Health, now: float
 ) -> tuple[Field, Standing | None]:
     """What is left of the pool by measure and present state. No standing: all of it, as it is.
 
@@ -347,9 +116,7 @@ def _standing_now(
     return Field(pool, costs, seen, left, [place for place in range(main, count) if place not in out]), state
 
 
-def _refused(
-    route: _Route, request: PlanRequest, stage: filters.Stage, pool: Pool, *dropped: Dropped
-) -> ApiError:
+def _refused(route: Route, request: PlanRequest, stage: Stage, pool: Pool, *dropped: Dropped) -> NoTarget:
     error = refusal(
         stage,
         route.sieve.demands,
@@ -366,7 +133,7 @@ def _refused(
 
 
 def _ranked(
-    route: _Route, field: Field, state: Standing | None, health: Health, draw: float, *, explain: bool
+    route: Route, field: Field, state: Standing | None, health: Health, draw: float, *, explain: bool
 ) -> tuple[tuple[Ranked, ...], list[Dropped]]:
     """The targets in order, and what present state and `provider.allow_fallbacks` leave out."""
     pool = field.pool
@@ -379,7 +146,7 @@ def _ranked(
         places = [*places, *field.fallback]
         reasons = [*reasons[: pool.main], *["fallback, in the policy's order"] * (len(reasons) - pool.main)]
     if pool.classes is not None or (state is not None and (state.behind or state.lesser)):
-        places, reasons = _arranged(places, reasons, pool, state or Standing())
+        places, reasons = standing.arranged(places, reasons, pool, state or Standing())
     dropped = {} if state is None else dict(state.dropped)
     if not route.preferences.allow_fallbacks and not route.preferences.order:
         places = _first_provider(places, pool, dropped)
@@ -403,30 +170,7 @@ def _first_provider(places: Sequence[int], pool: Pool, dropped: dict[int, str]) 
     return [place for place in places if place not in dropped]
 
 
-def _arranged(
-    places: Sequence[int], reasons: Sequence[str], pool: Pool, state: Standing
-) -> tuple[list[int], list[str]]:
-    """Whatever goes before the rank, in this order: what is ready now, the fallback last, the tenant's own
-    credentials first, the caller's provider.order, and what is measured to be as asked."""
-    nothing, plain = (0.0, ""), (0, 0, 0)
-    behind, lesser, classes = state.behind, state.lesser, pool.classes
-
-    def before_rank(place: int) -> tuple[float, tuple[int, int, int], bool]:
-        of_class = plain if classes is None else classes[place]
-        return behind.get(place, nothing)[0], of_class, place in lesser
-
-    told = list(reasons)
-    for place, target in enumerate(pool.targets):
-        if target.is_own:
-            told[place] = f"the tenant's own credential; {told[place]}"
-        if place in lesser:
-            told[place] = f"{told[place]}; {lesser[place]}"
-        if place in behind:
-            told[place] = f"{told[place]}; {behind[place][1]}"
-    return sorted(places, key=before_rank), told
-
-
-def _objective(route: _Route, health: Health) -> Objective | None:
+def _objective(route: Route, health: Health) -> Objective | None:
     """What an slo policy works for: the feature's promise, else its own constraints; None without either."""
     feature, constraints = route.named.feature, route.constraints
     if feature is not None and (feature.target_p95_ms is not None or feature.target_success is not None):
@@ -450,7 +194,7 @@ def _objective(route: _Route, health: Health) -> Objective | None:
 
 
 def _mirror(
-    route: _Route, request: PlanRequest, snapshot: RoutingSnapshot, health: Health, now: float, draw: float
+    route: Route, request: PlanRequest, snapshot: RoutingSnapshot, health: Health, now: float, draw: float
 ) -> Mirror | None:
     """Where a copy of this call goes, if its policy has a shadow and the call is in its share.
 
@@ -465,7 +209,7 @@ def _mirror(
     copy = copy_of(route.named)
 
     def best(policy: PolicyEntry) -> Ranked:
-        routed = _variant(request, snapshot, copy, policy)
+        routed = variant(request, snapshot, copy, policy)
         field, state = _standing_now(routed, _pool_of(routed, request, now), request, health, now)
         targets, _ = _ranked(routed, field, state, health, draw, explain=False)
         return targets[0]

@@ -40,6 +40,9 @@ class Preferences:
     min_tokens_per_s: float | None = None
 
 
+NO_PREFERENCES: Final = Preferences()
+
+
 def read_preferences(value: Any) -> Preferences | None:
     """The `provider` object as a value; None for null. Raises ApiError: invalid_request, unknown_field,
     unsupported_parameter.

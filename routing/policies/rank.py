@@ -11,7 +11,7 @@ from itertools import accumulate
 from math import inf, sqrt
 from typing import Final, NamedTuple
 
-from routing.policies.filters import Pool, shares_of
+from routing.policies.pool import Pool, shares_of
 from routing.policies.standing import p95_of, usd
 from routing.types import Circuit, EndpointHealth, Target
 

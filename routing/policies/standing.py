@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from routing.policies.constraints import Constraints
-from routing.policies.filters import USD, Pool, Stage
+from routing.policies.filters import USD
+from routing.policies.pool import Pool
 from routing.policies.preferences import Preferences
+from routing.policies.refusals import Stage
 from routing.types import Circuit, EndpointHealth, Health
 
 PAUSED: Final = 1
@@ -123,6 +125,29 @@ def by_circuits(
     for place, until_s in open_until.items():
         words = f"circuit open until {clock(until_s)}, kept because nothing else is left"
         standing.behind[place] = (OPEN + until_s, words)
+
+
+def arranged(
+    places: Sequence[int], reasons: Sequence[str], pool: Pool, state: Standing
+) -> tuple[list[int], list[str]]:
+    """Whatever goes before the rank, in this order: what is ready now, the fallback last, the tenant's own
+    credentials first, the caller's provider.order, and what is measured to be as asked."""
+    nothing, plain = (0.0, ""), (0, 0, 0)
+    behind, lesser, classes = state.behind, state.lesser, pool.classes
+
+    def before_rank(place: int) -> tuple[float, tuple[int, int, int], bool]:
+        of_class = plain if classes is None else classes[place]
+        return behind.get(place, nothing)[0], of_class, place in lesser
+
+    told = list(reasons)
+    for place, target in enumerate(pool.targets):
+        if target.is_own:
+            told[place] = f"the tenant's own credential; {told[place]}"
+        if place in lesser:
+            told[place] = f"{told[place]}; {lesser[place]}"
+        if place in behind:
+            told[place] = f"{told[place]}; {behind[place][1]}"
+    return sorted(places, key=before_rank), told
 
 
 def p95_of(known: EndpointHealth | None) -> float | None:
