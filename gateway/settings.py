@@ -194,6 +194,11 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SERVE_AUTHENTICATION": [],
+    "ENUM_NAME_OVERRIDES": {
+        "AlertActionEnum": "billing.models.alerts.AlertRule.Action",
+        "AlertChannelKindEnum": "billing.models.alerts.AlertChannel.Kind",
+        "AlertRuleKindEnum": "billing.models.alerts.AlertRule.Kind",
+    },
 }
 
 # ------------------------------------------------------------------ Celery

@@ -38,7 +38,7 @@ from tenants.rest import ReadResource, Resource, StrictSerializer, TenantField
 _Kind = AlertRule.Kind
 
 
-class NothingSerializer(StrictSerializer):
+class EmptyBodySerializer(StrictSerializer):
     """A body without fields."""
 
 
@@ -90,7 +90,7 @@ class ChannelSerializer(StrictSerializer, serializers.ModelSerializer[AlertChann
         return attrs
 
 
-class RotateSerializer(StrictSerializer):
+class RotateSecretSerializer(StrictSerializer):
     """How long the old secret goes on, in seconds; a day unless said otherwise."""
 
     grace_s = serializers.IntegerField(default=24 * 3600, min_value=0, max_value=webhooks.MAX_GRACE_S)
@@ -140,12 +140,12 @@ class ChannelResource(Resource[AlertChannel]):
         self.record("delete", instance, before=self.picture(instance))
         setup.close_channel(channel=instance)
 
-    @extend_schema(request=RotateSerializer, responses={201: ChannelSerializer})
+    @extend_schema(request=RotateSecretSerializer, responses={201: ChannelSerializer})
     @action(detail=True, methods=["post"], url_path="rotate-secret")
     def rotate_secret(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """A fresh signing secret; messages carry both signatures while the old one goes on."""
         channel = self.get_object()
-        options = RotateSerializer(data=request.data)
+        options = RotateSecretSerializer(data=request.data)
         options.is_valid(raise_exception=True)
         channel, secret = setup.rotate_secret(
             channel=channel, now=timezone.now(), grace_s=options.validated_data["grace_s"]
@@ -153,12 +153,12 @@ class ChannelResource(Resource[AlertChannel]):
         self.record("rotate_secret", channel, after={"grace_s": options.validated_data["grace_s"]})
         return self._shown_once(channel, secret, status=201)
 
-    @extend_schema(request=NothingSerializer, responses={200: TriedSerializer})
+    @extend_schema(request=EmptyBodySerializer, responses={200: TriedSerializer})
     @action(detail=True, methods=["post"])
     def test(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Send a test message now and wait for what becomes of it."""
         channel = self.get_object()
-        NothingSerializer(data=request.data).is_valid(raise_exception=True)
+        EmptyBodySerializer(data=request.data).is_valid(raise_exception=True)
         delivery, outcome = deliver.try_out(channel=channel, actor=self.principal, clock=timezone.now)
         return Response(
             {
@@ -488,12 +488,12 @@ class AlertResource(ReadResource[AlertFiring]):
         rows = super().get_queryset()
         return rows if getattr(self, "swagger_fake_view", False) else without_cost(self.principal, rows)
 
-    @extend_schema(request=NothingSerializer, responses={200: AlertSerializer})
+    @extend_schema(request=EmptyBodySerializer, responses={200: AlertSerializer})
     @action(detail=True, methods=["post"])
     def acknowledge(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Somebody is on it: escalation stops."""
         row = self.get_object()
-        NothingSerializer(data=request.data).is_valid(raise_exception=True)
+        EmptyBodySerializer(data=request.data).is_valid(raise_exception=True)
         firing.acknowledge(firing=row, actor=self.principal, now=timezone.now())
         return Response(self.get_serializer(self.get_object()).data)
 
@@ -541,11 +541,11 @@ class DeliveryResource(ReadResource[AlertDelivery]):
             return rows
         return without_cost(self.principal, rows, "firing__")
 
-    @extend_schema(request=NothingSerializer, responses={200: DeliverySerializer})
+    @extend_schema(request=EmptyBodySerializer, responses={200: DeliverySerializer})
     @action(detail=True, methods=["post"])
     def replay(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Send it once more, under its own id."""
         row = self.get_object()
-        NothingSerializer(data=request.data).is_valid(raise_exception=True)
+        EmptyBodySerializer(data=request.data).is_valid(raise_exception=True)
         deliver.replay(delivery=row, actor=self.principal, now=timezone.now())
         return Response(self.get_serializer(self.get_object()).data)
