@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: up test test-real check fmt fmt-check lint imports types migrations templates bench hooks help ground browser
+.PHONY: up test test-real check fmt fmt-check lint imports types migrations templates bench failover faults hooks help ground browser
 
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen
@@ -50,6 +50,12 @@ templates: ground
 
 bench: ground ## CPU per request against a local upstream, as a table
 	$(RUN) python -m benchmarks
+
+failover: ground ## Failover Bench in its full profile (four minutes); writes the score into README.md
+	$(RUN) python -m benchmarks.failover --readme
+
+faults: ground ## 5,000 calls to two providers of which each breaks three calls in ten
+	$(RUN) python -m benchmarks.faults
 
 hooks: ## let git call `make` before commits and pushes
 	git config core.hooksPath .githooks

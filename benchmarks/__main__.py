@@ -94,7 +94,7 @@ def _listens(port: int) -> bool:
     return True
 
 
-def _is_ready(port: int) -> bool:
+def is_ready(port: int) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200
     except httpx.TransportError:
@@ -297,7 +297,7 @@ def run(root: Path, *, rounds: int, scenarios: Sequence[Scenario], cores: tuple[
                     name,
                     [sys.executable, "-W", "ignore", "-m", *command],
                     core=subject_core if name == "web" else other_core,
-                    ready=partial(_is_ready, options.port) if name == "web" else lambda: True,
+                    ready=partial(is_ready, options.port) if name == "web" else lambda: True,
                     env=env,
                 )
             )

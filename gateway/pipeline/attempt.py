@@ -102,6 +102,7 @@ async def carry_out(
     target = attempt.target
     adapter = adapter_for(target.kind)
     remaining_s = deadline_s - attempt.started_s
+    process.health.begin(target)
     try:
         if call.is_stream:
             return await _open_stream(call, attempt, adapter, wire, process, remaining_s)
@@ -113,6 +114,7 @@ async def carry_out(
         error = provider_error
     except asyncio.CancelledError:
         close(attempt, Status.CANCELLED)
+        process.health.abandoned(target)
         raise
     fail(attempt, error)
     process.health.failed(target, error, waited_ms=attempt.latency_ms)

@@ -131,6 +131,8 @@ def finish(
     call.ended_s = time.monotonic()
     if how is Status.OK:
         observe(call, attempt, process)
+    else:
+        process.health.abandoned(attempt.target)
     record(call, process)
 
 
