@@ -72,6 +72,7 @@ def load(*, rates_since: datetime | None = None) -> RoutingSnapshot:
     targets: dict[UUID, list[Target]] = defaultdict(list)
     shares = {provider: _shares(held) for provider, held in secrets.items()}
     scale = _scale(shares.values())
+    brought = {provider for _, provider in own}
     for endpoint in endpoints:
         rates = cards.get(endpoint.pk, NO_RATES)
         held = secrets.get(endpoint.provider_id)
@@ -80,8 +81,9 @@ def load(*, rates_since: datetime | None = None) -> RoutingSnapshot:
                 weight = round(endpoint.weight * scale * share)
                 targets[endpoint.model_id].append(target_of(endpoint, secret, rates, weight=weight))
             continue
-        if not dialect_of(endpoint.provider.kind).needs_key:
-            target = target_of(endpoint, None, rates, weight=endpoint.weight * scale)
+        needs_own = dialect_of(endpoint.provider.kind).needs_key
+        if not needs_own or endpoint.provider.slug in brought:
+            target = target_of(endpoint, None, rates, weight=endpoint.weight * scale, needs_own=needs_own)
             targets[endpoint.model_id].append(target)
     policies, by_id = _policies()
     return RoutingSnapshot(

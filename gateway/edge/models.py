@@ -4,7 +4,7 @@ from typing import Any
 
 from gateway.pipeline.call import Caller
 from gateway.state.snapshot import Snapshot
-from routing.snapshot import ModelEntry
+from routing.snapshot import ModelEntry, RoutingSnapshot
 from tenants.errors import ApiError
 
 PREFIX = "/v1/models/"
@@ -17,10 +17,11 @@ def answer(path: str, caller: Caller, snapshot: Snapshot) -> dict[str, Any]:
         if name in (known := _aliases(caller, snapshot)):
             return known[name]
         model = snapshot.routing.models.get(name)
-        if model is None or not _is_usable(model, caller):
+        if model is None or not _is_usable(model, caller, snapshot.routing):
             raise ApiError("model_not_found", f"The model {name} does not exist or is not available to you.")
         return _shown(model)
-    usable = [_shown(model) for model in snapshot.routing.models.values() if _is_usable(model, caller)]
+    routes = snapshot.routing
+    usable = [_shown(model) for model in routes.models.values() if _is_usable(model, caller, routes)]
     return {"object": "list", "data": [*usable, *_aliases(caller, snapshot).values()]}
 
 
@@ -42,14 +43,20 @@ def _aliases(caller: Caller, snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     }
 
 
-def _is_usable(model: ModelEntry, caller: Caller) -> bool:
-    if not model.targets:
+def _is_usable(model: ModelEntry, caller: Caller, routes: RoutingSnapshot) -> bool:
+    own = routes.own
+    targets = [
+        target
+        for target in model.targets
+        if not target.needs_own or (caller.tenant.id, target.provider) in own
+    ]
+    if not targets:
         return False
     for allowed in (caller.key.allowed_models, caller.terms.allowed_models):
         if allowed is not None and model.slug not in allowed:
             return False
     regions = caller.tenant.regions
-    return regions is None or any(target.region in regions for target in model.targets)
+    return regions is None or any(target.region in regions for target in targets)
 
 
 def _shown(model: ModelEntry) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from routing.models import (
 from routing.policies.plan import PlanRequest, plan
 from routing.snapshot import PolicyTarget
 from routing.types import NO_HEALTH, Conduct, Operation, ProviderKind, Recovery, Target
+from tenants.errors import ApiError
 from tenants.ids import uuid7
 from tenants.models import Tenant
 from tenants.principal import SYSTEM
@@ -135,6 +136,9 @@ def test_a_tenants_own_key_makes_no_target_for_the_operator() -> None:
         base_url="",
         actor=SYSTEM,
     )
+    (target,) = targets()
+    assert (target.needs_own, target.api_key, target.credential_id) == (True, "", "")
+    Credential.objects.update(is_enabled=False)
     assert targets() == []
 
 
@@ -228,7 +232,7 @@ def test_the_number_of_queries_does_not_grow_with_the_rows(django_assert_num_que
     for number in range(5):
         serve(provider=f"p{number % 2}", model=f"m-{number}", key="sk-0123456789ab" if number < 2 else "")
         price(f"p{number % 2}", f"m-{number}", "1")
-    with django_assert_num_queries(11):
+    with django_assert_num_queries(14):
         snapshot.load()
 
 
@@ -357,6 +361,27 @@ def test_a_tenants_own_credentials_are_kept_apart_from_the_operators() -> None:
     )  # fmt: skip
     assert "sk-of-new" not in repr(held)
     assert [target.api_key for target in held.models["m-1"].targets] == ["sk-0123456789ab"]
+
+
+def test_where_only_tenants_have_keys_there_is_a_target_for_them_alone() -> None:
+    serve(key="", weight=2)
+    acme = Tenant.objects.create(slug="acme", name="Acme")
+    row = lend("", tenant=acme)
+    held = snapshot.load()
+    (target,) = held.models["m-1"].targets
+    assert (target.needs_own, target.api_key, target.credential_id, target.weight) == (True, "", "", 2)
+
+    def answer(tenant_id: Any) -> Any:
+        request = PlanRequest("m-1", Operation.CHAT, tenant_id, allow_unpriced=True)
+        return plan(request, held, health=NO_HEALTH, now=timezone.now().timestamp(), draw=0.5)
+
+    (ranked,) = answer(acme.pk).targets
+    assert (ranked.target.is_own, ranked.target.api_key, ranked.target.credential_id) == (
+        True, "sk-of-nobody-0123", str(row.pk),
+    )  # fmt: skip
+    with pytest.raises(ApiError) as refused:
+        answer(uuid7())
+    assert refused.value.code == "model_not_found"
 
 
 # ------------------------------------------------------------------ features, bindings, conduct
