@@ -13,7 +13,7 @@ from typing import Final
 from uuid import UUID
 
 from routing.catalog.cost import Unpriced, price_per_million, token_rates
-from routing.entries import Choice, PolicyEntry, RoutingSnapshot
+from routing.entries import Choice, PolicyEntry, PolicyTarget, RoutingSnapshot
 from routing.policies.constraints import Constraints, Credentials
 from routing.policies.pool import Pool, Rates
 from routing.policies.preferences import PRICED, Preferences
@@ -121,13 +121,14 @@ def with_own(
 def unserved(policy: PolicyEntry, choices: Sequence[Choice]) -> Iterable[Dropped]:
     """What a policy names but nobody serves: disabled, without a credential, or misspelt."""
     reached = {choice[2] for choice in choices}
-    for position, pointer in enumerate((*policy.targets, *policy.fallback)):
+    catalogue = () if policy.targets else (PolicyTarget(None, None, 1),)
+    for position, pointer in enumerate((*policy.targets, *catalogue, *policy.fallback)):
         is_named_before = any(
             pointer.model in (None, choice[0].model, choice[0].provider_model)
             and pointer.provider in (None, choice[0].provider)
             for choice in choices
         )
-        if position not in reached and not is_named_before:
+        if position not in reached and not is_named_before and pointer not in catalogue:
             yield Dropped(
                 "",
                 pointer.provider or "",

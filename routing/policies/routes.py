@@ -43,6 +43,7 @@ class Route:
     preferences: Preferences
     sieve: Sieve
     max_cost_pico: int | None
+    names_callers: bool  # the constraints allow or deny by who calls
     is_split: bool  # an experiment or a rollout may give single calls another wording
     has_measures: bool  # the constraints ask for measured figures
     has_wishes: bool  # the preferences do
@@ -53,9 +54,15 @@ def ruled(request: PlanRequest, snapshot: RoutingSnapshot, draw: float) -> tuple
     key = _kind(request)
     route: Route | None = snapshot.memo.get(key)
     if route is None:
-        named = _resolved(request, snapshot)
+        named = resolve(
+            name=request.model,
+            tenant_id=request.tenant_id,
+            plan=request.plan,
+            feature=request.feature,
+            snapshot=snapshot,
+        )
         route = _remembered(snapshot, key, _routed(request, snapshot, named, named.policy))
-    if route.constraints.allow.name_callers or route.constraints.deny.name_callers:
+    if route.names_callers:
         _admit_caller(request, route)
     if not route.is_split or route.policy is None:
         return route, None
@@ -66,7 +73,8 @@ def ruled(request: PlanRequest, snapshot: RoutingSnapshot, draw: float) -> tuple
     if not is_offered(route.named, ruling.policy, snapshot):
         return route, None  # the caller named a model that this wording does not know: it takes no part
     varied = variant(request, snapshot, route.named, ruling.policy)
-    _admit_caller(request, varied)
+    if varied.names_callers:
+        _admit_caller(request, varied)
     return varied, ruling.assignment
 
 
@@ -85,19 +93,9 @@ def _kind(request: PlanRequest) -> tuple[object, ...]:
     )
 
 
-def _resolved(request: PlanRequest, snapshot: RoutingSnapshot) -> Named:
-    return resolve(
-        name=request.model,
-        tenant_id=request.tenant_id,
-        plan=request.plan,
-        feature=request.feature,
-        snapshot=snapshot,
-    )
-
-
 def variant(request: PlanRequest, snapshot: RoutingSnapshot, named: Named, policy: PolicyEntry) -> Route:
     """The route of the same call under another wording of its policy."""
-    varied = (*_kind(request), policy.variant)
+    varied = (*_kind(request), policy.variant, named.is_copy)
     route: Route | None = snapshot.memo.get(varied)
     return route or _remembered(snapshot, varied, _routed(request, snapshot, named, policy))
 
@@ -131,6 +129,7 @@ def _routed(
         preferences=preferences,
         sieve=_sieve_of(request, snapshot, named, policy, constraints, preferences),
         max_cost_pico=min((limit for limit in limits if limit is not None), default=None),
+        names_callers=constraints.allow.name_callers or constraints.deny.name_callers,
         is_split=policy is not None and (policy.experiment is not None or policy.rollout is not None),
         has_measures=constraints.max_p95_ms is not None or constraints.min_success is not None,
         has_wishes=any(

@@ -7,6 +7,7 @@ probably fails is better than a certain refusal.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from typing import Final
 
 from routing.policies.constraints import Constraints
@@ -74,22 +75,15 @@ def within_measures(
 
 
 def as_preferred(standing: Standing, seen: Sequence[EndpointHealth | None], preferences: Preferences) -> None:
-    """Put behind the rest what is not as fast as the caller prefers. What is not measured may be."""
+    """Put behind the rest what is not as fast as the caller prefers; what is not measured may well be."""
+    max_p50_ms, max_p95_ms = preferences.max_p50_ms or inf, preferences.max_p95_ms or inf
+    min_pace = preferences.min_tokens_per_s or 0.0
     for place, known in enumerate(seen):
         if known is None:
             continue
-        for limit, figure, what in (
-            (preferences.max_p50_ms, known.first_byte_p50_ms, "slower than provider.preferred_max_latency"),
-            (preferences.max_p95_ms, known.first_byte_p95_ms, "slower than provider.preferred_max_latency"),
-        ):
-            if limit is not None and figure is not None and figure > limit:
-                standing.lesser[place] = what
-        pace = known.output_tokens_per_s
-        if (
-            preferences.min_tokens_per_s is not None
-            and pace is not None
-            and pace < preferences.min_tokens_per_s
-        ):
+        if (known.first_byte_p50_ms or 0.0) > max_p50_ms or (known.first_byte_p95_ms or 0.0) > max_p95_ms:
+            standing.lesser[place] = "slower than provider.preferred_max_latency"
+        elif known.output_tokens_per_s is not None and known.output_tokens_per_s < min_pace:
             standing.lesser[place] = "slower than provider.preferred_min_throughput"
 
 
