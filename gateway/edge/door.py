@@ -21,6 +21,7 @@ from gateway.pipeline.attempt import StreamAnswer
 from gateway.pipeline.call import Call, Caller
 from gateway.pipeline.relay import relay
 from gateway.pipeline.run import identify, run
+from gateway.pipeline.shadow import overheard
 from gateway.state.process import Process
 from routing.providers.chunks import dated
 from routing.types import Operation
@@ -92,7 +93,7 @@ async def answer(request: Request, process: Process) -> Response:
     try:
         if process.is_draining:
             raise shutting_down()
-        if len(process.live) >= process.max_in_flight:
+        if len(process.live) - process.shadows.in_flight >= process.max_in_flight:
             raise ApiError("overloaded", "Too many calls at once.", retry_after_s=1)
         operation = PATHS.get(request.path)
         if operation is None:
@@ -106,6 +107,8 @@ async def answer(request: Request, process: Process) -> Response:
         if isinstance(served, StreamAnswer):
             headers += STREAM_HEADERS
             stream = relay(call, served, process)
+            if call.heard is not None:
+                stream = overheard(call, stream)
             return Response(200, headers, await anext(stream), stream)
         body = dated(served.reply.body, created=int(call.occurred_at))
         headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))

@@ -25,6 +25,8 @@ from tenants.ids import instant_of
 VERSION = 2
 """1 knew neither kinds nor arms nor own credentials; records of it may still be on their way."""
 BILLABLE = frozenset((Status.OK, Status.CUT, Status.CANCELLED))
+CLIENT_LEFT = 499
+OUR_FAULT = 500
 LEDGER_UNITS = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning")
 
 
@@ -72,8 +74,23 @@ def record(call: Call, process: Process) -> None:
     )
     counted = "requests" if call.kind == "usage" else call.kind
     process.telemetry.counters[f"{counted}:{call.operation}:{call.status}"] += 1
+    if call.kind == "usage" and call.feature and call.status != CLIENT_LEFT:
+        promised(call, call.caller, process)
     if call.after is not None:
         call.after()
+
+
+def promised(call: Call, caller: Caller, process: Process) -> None:
+    """Hold the call against what its feature promises, if that is a feature with promises."""
+    features = process.snapshot.routing.features
+    feature = features.get((caller.tenant.id, call.feature)) or features.get((None, call.feature))
+    if feature is not None:
+        process.health.served(
+            feature.key,
+            ok=call.status < OUR_FAULT,
+            latency_ms=(call.ended_s - call.started_s) * 1000,
+            cost_pico=spent_by(call).cost_pico,
+        )
 
 
 def observe(call: Call, attempt: Attempt, process: Process) -> None:

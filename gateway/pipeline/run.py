@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+from gateway.pipeline import shadow
 from gateway.pipeline.admit import admit, expected_output
 from gateway.pipeline.attempt import StreamAnswer, WholeAnswer
 from gateway.pipeline.authenticate import UnknownKey, authenticate, permit
@@ -13,7 +14,8 @@ from gateway.pipeline.relay import CLIENT_LEFT
 from gateway.state.process import Process
 from gateway.state.snapshot import allowed_models
 from routing.policies.plan import PlanRequest, plan
-from routing.types import RoutePlan
+from routing.policies.split import added_bytes
+from routing.types import Operation, RoutePlan
 from tenants.errors import ApiError, shutting_down
 
 
@@ -32,6 +34,9 @@ async def run(call: Call, caller: Caller, process: Process) -> WholeAnswer | Str
     call.caller = caller
     permit(caller, call.operation)
     call.plan = choose(call, caller, process)
+    enrol(call)
+    if call.plan.mirror is not None:
+        shadow.prepare(call, process)
     await admit(call, caller, call.plan.targets, process)
     try:
         answer = await execute(call, call.plan, process)
@@ -84,9 +89,22 @@ def choose(call: Call, caller: Caller, process: Process) -> RoutePlan:
     )
 
 
+def enrol(call: Call) -> None:
+    """The call has an arm of an experiment: what it sends may be longer, or its ceiling lower, than was asked."""
+    assignment = call.plan.assignment if call.plan else None
+    if assignment is None or call.operation is Operation.EMBEDDINGS:
+        return
+    call.input_bytes += added_bytes(assignment)
+    ceiling = assignment.parameters.get("max_completion_tokens")
+    if ceiling is not None:
+        call.output_limit = ceiling if call.output_limit is None else min(ceiling, call.output_limit)
+
+
 def succeed(call: Call, answer: WholeAnswer, process: Process) -> None:
     attempt, reply = answer.attempt, answer.reply
     call.finish_reason = reply.finish_reason or ""
+    if call.heard is not None:
+        call.heard.append(reply.body)
     call.response_model = reply.model
     observe(call, attempt, process)
     call.ended_s = time.monotonic()
@@ -100,4 +118,3 @@ def end(call: Call, process: Process, status: int, error: ApiError | None = None
         call.error_code, call.error_message = error.code, error.message
     call.ended_s = time.monotonic()
     record(call, process)
-
