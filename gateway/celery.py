@@ -22,6 +22,13 @@ app.conf.beat_schedule = {
         "schedule": 3600.0,
         "options": {"expires": 600},
     },
+    "check-idle-endpoints": {
+        "task": "routing.tasks.check_idle_endpoints",
+        "schedule": 15.0,
+        "options": {"expires": 15},
+    },
+    "record-health": {"task": "routing.tasks.record_health", "schedule": 30.0, "options": {"expires": 30}},
+    "prune-health": {"task": "routing.tasks.prune_health", "schedule": 3600.0, "options": {"expires": 600}},
     "prepare-partitions": {
         "task": "gateway.tasks.prepare_partitions",
         "schedule": 3600.0,

@@ -50,12 +50,16 @@ class Probe:
     models: tuple[str, ...] = ()
 
 
-class _Untestable(Exception):
+class Untestable(Exception):
     """There is nothing to ask, or nothing to ask with."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code, self.message = code, message
+
+
+class NoModelList(Untestable):
+    """It can be called, but has no list of models."""
 
 
 def probe(*, provider: Provider, actor: Principal) -> Probe:
@@ -69,7 +73,7 @@ def probe(*, provider: Provider, actor: Principal) -> Probe:
         result = Probe(False, error.kind.value, error.message, 0, timezone.now())
     except egress.EgressError as error:
         result = Probe(False, error.kind, str(error), 0, timezone.now())
-    except (ApiError, _Untestable) as error:
+    except (ApiError, Untestable) as error:
         result = Probe(False, error.code, error.message, 0, timezone.now())
     except UnsupportedParameter as error:
         result = Probe(False, "unsupported_parameter", str(error), 0, timezone.now())
@@ -109,25 +113,38 @@ def _cache_key(provider: Provider) -> str:
     return f"routing:probe:{provider.pk}"
 
 
-def _ask(provider: Provider, credential: OperatorCredential | None) -> tuple[tuple[str, ...], str]:
+def list_models(
+    provider: Provider, credential: OperatorCredential | None, *, timeout_s: float
+) -> tuple[str, ...]:
+    """The provider's own names of the models it serves; costs nothing. Without a database.
+
+    Raises Untestable, NoModelList, ProviderError, tenants.egress.EgressError, ApiError: url_not_allowed.
+    """
     kind = ProviderKind(provider.kind)
     if credential is None and dialect_of(kind).needs_key:
-        raise _Untestable("no_credential", "This provider has no usable key.")
+        raise Untestable("no_credential", "This provider has no usable key.")
     base_url = base_url_of(kind, credential.base_url if credential else "", provider.base_url)
     if kind is ProviderKind.SANDBOX:
-        return _tiny_call(provider, credential)
+        raise NoModelList("no_list", "The sandbox lists no models.")
     if not base_url:
-        raise _Untestable("no_address", "This provider has no address.")
+        raise Untestable("no_address", "This provider has no address.")
     url, headers = _models_request(kind, base_url, credential.api_key if credential else "", provider.options)
     reply = egress.fetch(
-        "GET", url, headers=headers, allow_private_hosts=egress.ANY_HOST, timeout_s=TIMEOUT_S
+        "GET", url, headers=headers, allow_private_hosts=egress.ANY_HOST, timeout_s=timeout_s
     )
     if reply.status in (404, 405):
-        # Some compatible servers have no list of models; what they must have is the call itself.
-        return _tiny_call(provider, credential)
+        raise NoModelList("no_list", "This provider lists no models.")
     if not 200 <= reply.status < 300:
         raise adapter_for(kind).classify_error(reply.status, reply.headers, reply.body)
-    models = _model_names(reply.body)
+    return _model_names(reply.body)
+
+
+def _ask(provider: Provider, credential: OperatorCredential | None) -> tuple[tuple[str, ...], str]:
+    try:
+        models = list_models(provider, credential, timeout_s=TIMEOUT_S)
+    except NoModelList:
+        # Some compatible servers have no list of models; what they must have is the call itself.
+        return _tiny_call(provider, credential)
     return models[:MODELS_SHOWN], f"{len(models)} models"
 
 
@@ -171,7 +188,7 @@ def _tiny_call(provider: Provider, credential: OperatorCredential | None) -> tup
         .first()
     )
     if endpoint is None:
-        raise _Untestable("no_endpoint", "It lists no models and has no chat endpoint to try: add one.")
+        raise Untestable("no_endpoint", "It lists no models and has no chat endpoint to try: add one.")
     kind = ProviderKind(provider.kind)
     adapter = adapter_for(kind)
     body: dict[str, Any] = {

@@ -4,7 +4,7 @@ One beat is one script call. It carries only what changed since the last one, an
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,8 +17,8 @@ from routing.health.histogram import Tally
 SCRIPT: Final = (Path(__file__).parent / "beat.lua").read_text()
 
 PREFIX: Final = "th:health:"
-CIRCUITS, EVENTS, NAMES, USED, TOTALS = (
-    f"{PREFIX}{name}" for name in ("circuits", "events", "names", "used", "totals")
+EVENTS, NAMES, USED, CHECKED, TOTALS = (
+    f"{PREFIX}{name}" for name in ("events", "names", "used", "checked", "totals")
 )
 
 SECOND_TTL_S: Final = 60
@@ -147,14 +147,14 @@ def decode_reply(raw: Sequence[Any]) -> Reply:
         pauses={name.decode(): float(until) for name, until in _pairs(pauses)},
         marks={name.decode(): Mark(**orjson.loads(text)) for name, text in _pairs(marks)},
         granted=frozenset(name.decode() for name in granted),
-        counts=[decode_counts(flat) for flat in counts],
+        counts=[tallies_of(_pairs(flat)) for flat in counts],
     )
 
 
-def decode_counts(flat: Sequence[bytes]) -> dict[str, Counter[str]]:
-    """A hash of `code owner` fields, as owner → tally."""
+def tallies_of(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, Counter[str]]:
+    """A hash of `code owner` fields, as owner -> tally."""
     owners: dict[str, Counter[str]] = {}
-    for name, count in _pairs(flat):
+    for name, count in fields:
         code, _, owner = name.decode().partition(" ")
         held = owners.get(owner)
         if held is None:

@@ -101,7 +101,10 @@ class _Endpoint:
 
 
 class Tracker:
-    """`worker` names the sender. `clock` gives unix seconds, `draw` is uniform in [0, 1)."""
+    """`worker` names the sender. `clock` gives unix seconds, `draw` is uniform in [0, 1).
+
+    Without `may_probe` it never asks for the permit to probe: it makes no calls.
+    """
 
     def __init__(
         self,
@@ -110,8 +113,10 @@ class Tracker:
         clock: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
         rules: Rules = RULES,
+        may_probe: bool = True,
     ) -> None:
         self.view = Health()
+        self._may_probe = may_probe
         self._worker, self._clock, self._draw, self._rules = worker, clock, draw, rules
         self._ahead_s = 0.0  # the shared clock (Redis's) minus ours
         self._endpoints: dict[str, _Endpoint] = {}
@@ -328,6 +333,15 @@ class Tracker:
     # ------------------------------------------------------------------ for those who show it
 
     @property
+    def pauses(self) -> Mapping[str, float]:
+        """Until when nobody calls on a quota, in the shared clock."""
+        return self._pauses
+
+    def failing_checks(self, endpoint_id: str) -> int:
+        """How many active checks of this endpoint failed in a row."""
+        return self._run_of(f"{CHECK_RUN}{endpoint_id}")
+
+    @property
     def circuits(self) -> Mapping[str, Breaker]:
         """Every endpoint's breaker that was ever open, in the shared clock."""
         return self._circuits
@@ -534,6 +548,8 @@ class Tracker:
     def _asking(self, now: float) -> dict[str, Ask]:
         """Ask for the permits of half-open endpoints, and keep those that may soon be used."""
         asks = dict(self._asks)
+        if not self._may_probe:
+            return asks
         is_busy = now - self._last_begin < BUSY_S
         for endpoint_id, breaker in self._circuits.items():
             if circuit_of(breaker, now) is not Circuit.HALF_OPEN or self._is_probing(endpoint_id, now):
