@@ -108,10 +108,17 @@ async def carry_out(
             return await _open_stream(call, attempt, adapter, wire, process, remaining_s)
         limit_s = remaining_s if is_last else min(remaining_s, _patience_s(call, target))
         return await _fetch(call, attempt, adapter, wire, process, limit_s)
+    except ClientConnectError as failure:
+        error = from_client(failure)
+        if attempt.slot is not None:
+            process.pace.give_back(attempt.slot)
     except ClientError as failure:
         error = from_client(failure)
     except ProviderError as provider_error:
         error = provider_error
+        if error.kind is ErrorKind.RATE_LIMITED and error.retry_after_s is not None:
+            # Gemini says it in the body, where its headers say nothing.
+            process.pace.learn(target, 429, {}, retry_after_s=error.retry_after_s)
     except asyncio.CancelledError:
         close(attempt, Status.CANCELLED)
         process.health.abandoned(target)

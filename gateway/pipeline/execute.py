@@ -15,7 +15,7 @@ from gateway.pipeline.attempt import Answer, carry_out, open_attempt
 from gateway.pipeline.call import Call
 from gateway.pipeline.course import Course, Step
 from gateway.pipeline.verdict import exhausted, refusal
-from gateway.state.pace import Level, Priority, Saturated, Slot
+from gateway.state.pace import DEFAULT_PRIORITY, Saturated, Slot, priority_of
 from gateway.state.process import Process
 from routing.policies.split import applied
 from routing.providers.adapters import adapter_for
@@ -72,7 +72,9 @@ async def _attempt(
     wire = adapter_for(target.kind).build_request(
         call.operation, _body_for(call, target, text), target, stream=call.is_stream
     )
-    slot = await _slot(call, plan, target, process) if process.pace.governs(target) else None
+    slot = None
+    if process.pace.governs(target):
+        slot = await _slot(call, plan, target, process, deadline_s=course.deadline_s)
     if call.attempts or target is not plan.targets[0].target:
         reopen(call, target, process)
     attempt = open_attempt(call, target, is_hedge=is_hedge)
@@ -91,17 +93,18 @@ async def _attempt(
         process.retries.end(target.provider, is_retry=step.is_retry)
 
 
-async def _slot(call: Call, plan: RoutePlan, target: Target, process: Process) -> Slot:
+async def _slot(call: Call, plan: RoutePlan, target: Target, process: Process, *, deadline_s: float) -> Slot:
     """The right to send one call within the provider's rate limit. Raises Saturated: another target may have room."""
     output_tokens = expected_output(call)
     return await process.pace.take(
         target,
         tokens=process.telemetry.input_tokens_in(call.input_bytes, target.endpoint_id) + output_tokens,
         output_tokens=output_tokens,
-        wait_s=plan.conduct.queue_ms / 1000,
-        priority=Priority(
-            Level.INTERACTIVE if call.kind == "usage" else Level.SHADOW,
-            tenant=str(call.caller.tenant.id) if call.caller else "",
+        wait_s=max(0.0, min(plan.conduct.queue_ms / 1000, deadline_s - time.monotonic())),
+        priority=(
+            priority_of(caller.terms, caller.tenant.id, is_shadow=call.kind != "usage")
+            if (caller := call.caller) is not None
+            else DEFAULT_PRIORITY
         ),
     )
 
@@ -114,6 +117,8 @@ def _missed(call: Call, course: Course, text: Continuation | None, step: Step, m
             call.skipped.append({"provider": target.provider, "model": target.model, "reason": str(miss)})
             course.refused(miss)
         case Saturated():
+            target, reason = step.target, f"its rate limit is used up for {miss.retry_after_s:.1f} s"
+            call.skipped.append({"provider": target.provider, "model": target.model, "reason": reason})
             course.saturated(step.target, miss.retry_after_s, now_s=time.monotonic())
         case ProviderError(kind=ErrorKind.INVALID_REQUEST) if text is not None:
             # The caller's own request was good: it is our way of going on that this target will not take.
