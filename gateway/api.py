@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 
 from billing import subscriptions
 from billing.models import Plan
-from gateway.policies import BindingResource, FeatureResource
+from gateway.policies import BindingResource, FeatureResource, SimulationResource
 from gateway.replay.api import ReplayResource
 from tenants import api as tenants_api
 from tenants.errors import ApiError
@@ -92,4 +92,11 @@ _router.register("features", FeatureResource, basename="feature")
 _router.register("policy-bindings", BindingResource, basename="policy-binding")
 _router.register("replays", ReplayResource, basename="replay")
 
-urlpatterns: list[URLPattern | URLResolver] = [path("", include(_router.urls))]
+urlpatterns: list[URLPattern | URLResolver] = [
+    path(
+        "policies/<slug:slug>/simulate/",
+        SimulationResource.as_view({"post": "simulate"}),
+        name="policy-simulate",
+    ),
+    path("", include(_router.urls)),
+]

@@ -1,22 +1,31 @@
-"""The control plane's resources of routing that must see billing too: features with a budget, bindings with plans.
+"""The control plane's resources of routing that must see billing too: features, bindings, simulated calls.
 
 What rules whose calls is what the operator demands of its tenants, so the operator alone writes here.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from decimal import Decimal
 from typing import Any, ClassVar, cast
 
+from django.conf import settings
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
 
 from billing.api import MONEY, BudgetSerializer
 from billing.models import Budget, Plan
-from routing.api import SLUG, SlugOfTenant
-from routing.models import Feature, PolicyBinding, RoutingPolicy
-from routing.policies import bindings
+from gateway import simulate
+from gateway.replay.api import WordingSerializer
+from routing.api import SLUG, PolicyResource, SlugOfTenant
+from routing.models import Feature, PolicyBinding, RoutingPolicy, RoutingPolicyVersion
+from routing.policies import bindings, wordings
+from routing.policies.names import POLICY_PREFIX
+from routing.types import Operation, RoutePlan
 from tenants import audit, versions
 from tenants.errors import ApiError
-from tenants.models import Tenant
+from tenants.models import ApiKey, Tenant
 from tenants.principal import Principal
 from tenants.rest import Resource, StrictSerializer, TenantField
 
@@ -312,3 +321,193 @@ def _newest(policy: RoutingPolicy) -> int:
 def _operator_writes(view: FeatureResource | BindingResource) -> None:
     if view.request.method not in ("GET", "HEAD"):
         view.require(str(view.scope_wanted()), None)
+
+
+# ------------------------------------------------------------------ simulated calls
+
+
+class SimulateSerializer(StrictSerializer):
+    """A call that is planned and not made. `wording` stands in for the policy's: an edit before it is saved."""
+
+    tenant = TenantField(help_text="Whose call it would be: its plan, regions, bindings and own keys count.")
+    model = serializers.CharField(
+        max_length=300,
+        required=False,
+        help_text="What the caller names: a model, `auto`, an alias. Without it this policy.",
+    )
+    operation = serializers.ChoiceField(
+        choices=[(each.value, each.name) for each in Operation], default=Operation.CHAT.value
+    )
+    request = serializers.DictField(
+        required=False, help_text="The body of the call: capabilities and token counts are read off it."
+    )
+    provider = serializers.DictField(required=False, help_text="Provider preferences, as in the body.")
+    input_tokens = serializers.IntegerField(min_value=0, max_value=2**31 - 1, required=False)
+    output_tokens = serializers.IntegerField(min_value=0, max_value=2**31 - 1, required=False)
+    capabilities = serializers.ListField(
+        child=serializers.CharField(max_length=32), required=False, max_length=50
+    )
+    feature = serializers.CharField(max_length=100, required=False, allow_blank=True, default="")
+    key = serializers.UUIDField(required=False, allow_null=True, help_text="Id of one of the tenant's keys.")
+    user = serializers.CharField(max_length=200, required=False, allow_blank=True, default="")
+    tags = serializers.DictField(child=serializers.CharField(max_length=200), required=False)
+    draw = serializers.FloatField(
+        min_value=0, max_value=1, required=False, help_text="What chance says, in [0, 1); 0.5 by default."
+    )
+    wording = WordingSerializer(required=False)
+
+    def validate_draw(self, value: float) -> float:
+        if value >= 1:
+            raise serializers.ValidationError("This must be below 1.")
+        return value
+
+
+class KeptSerializer(serializers.Serializer[simulate.Kept]):
+    """A target in the order in which it would be tried. Null without the scope `cost:read`: score and cost."""
+
+    endpoint = serializers.CharField(source="target.endpoint_id")
+    provider = serializers.CharField(source="target.provider")
+    provider_model = serializers.CharField(source="target.provider_model")
+    model = serializers.CharField(source="target.model")
+    region = serializers.CharField(source="target.region")
+    credential = serializers.CharField(source="target.credential_id")
+    is_own = serializers.BooleanField(source="target.is_own")
+    score = serializers.FloatField(allow_null=True)
+    reason = serializers.CharField()
+    cost = serializers.CharField(allow_null=True)
+    currency = serializers.CharField()
+
+
+class DroppedSerializer(serializers.Serializer[Any]):
+    """A target that is left out, and why. Without an endpoint: a target of the policy that nobody serves."""
+
+    endpoint = serializers.CharField(source="endpoint_id")
+    provider = serializers.CharField()
+    model = serializers.CharField()
+    reason = serializers.CharField()
+
+
+class RefusalSerializer(serializers.Serializer[ApiError]):
+    """What the caller would get in place of an answer."""
+
+    code = serializers.CharField()
+    status = serializers.IntegerField()
+    message = serializers.CharField()
+    param = serializers.CharField(allow_null=True)
+
+
+class SimulatedSerializer(serializers.Serializer[Any]):
+    """The planner's answer. `health` tells whether the providers' present state was known to it."""
+
+    policy = serializers.CharField(help_text="slug@version that rules the call, or empty.")
+    binding = serializers.CharField(help_text="What the policy is bound to; empty for one that was named.")
+    strategy = serializers.CharField()
+    input_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+    capabilities = serializers.ListField(child=serializers.CharField())
+    health = serializers.ChoiceField(choices=("live", "unknown"))
+    conduct = serializers.DictField(allow_null=True)
+    experiment = serializers.DictField(allow_null=True, help_text="The arm this call was given.")
+    shadow = serializers.DictField(allow_null=True, help_text="Where a copy of this call would go.")
+    kept = KeptSerializer(many=True)
+    dropped = DroppedSerializer(many=True)
+    refusal = RefusalSerializer(allow_null=True)
+
+
+class SimulationResource(PolicyResource):
+    """Plans a call by a policy, for the operator: reasons tell what providers charge and how they are."""
+
+    readonly_actions = ("simulate",)
+    action_scopes: ClassVar = {"simulate": "policies:read"}
+    http_method_names = ["post"]
+
+    @extend_schema(request=SimulateSerializer, responses={200: SimulatedSerializer})
+    def simulate(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Where such a call would go now, in which order, and why; nothing is sent, nothing is counted."""
+        policy = self.get_object()
+        self.require("policies:read", None)
+        wanted = SimulateSerializer(data=request.data, context=self.get_serializer_context())
+        wanted.is_valid(raise_exception=True)
+        given = wanted.validated_data
+        may_see_cost = self.principal.can("cost:read")
+        answer = simulate.simulate(
+            imagined=_imagined(policy, given),
+            candidate=_candidate(policy, given.get("wording")),
+            allow_unpriced=settings.TOLLHOUSE_ALLOW_UNPRICED,
+            explain=may_see_cost,
+        )
+        return Response(SimulatedSerializer(shown(answer, may_see_cost=may_see_cost)).data)
+
+
+def shown(answer: simulate.Simulated, *, may_see_cost: bool) -> dict[str, Any]:
+    """The answer as it leaves: without scores and costs for who may not see what providers charge."""
+    route = answer.plan
+    kept = answer.kept
+    if not may_see_cost:
+        kept = [replace(each, score=None, cost=None) for each in kept]
+    return {
+        "policy": answer.policy,
+        "binding": answer.binding,
+        "strategy": route.strategy if route else "",
+        "input_tokens": answer.input_tokens,
+        "output_tokens": answer.output_tokens,
+        "capabilities": sorted(answer.capabilities),
+        "health": answer.health,
+        "conduct": asdict(route.conduct) if route else None,
+        "experiment": asdict(route.assignment) if route and route.assignment else None,
+        "shadow": _mirror(route) if route else None,
+        "kept": kept,
+        "dropped": answer.dropped,
+        "refusal": answer.refusal,
+    }
+
+
+def _mirror(route: RoutePlan) -> dict[str, Any] | None:
+    mirror = route.mirror
+    if mirror is None:
+        return None
+    return {
+        "provider": mirror.target.provider,
+        "model": mirror.target.model,
+        "reason": mirror.reason,
+        "rollout": mirror.rollout,
+    }
+
+
+def _imagined(policy: RoutingPolicy, given: Mapping[str, Any]) -> simulate.Imagined:
+    """Raises ApiError: invalid_request for a key that is not the tenant's."""
+    tenant: Tenant = given["tenant"]
+    if policy.tenant is not None and policy.tenant != tenant:
+        raise ApiError("invalid_request", "This policy is another tenant's.", param="tenant")
+    key = None
+    if given.get("key") is not None:
+        key = ApiKey.objects.filter(pk=given["key"], tenant=tenant).first()
+        if key is None:
+            raise ApiError("invalid_request", "The tenant has no such key.", param="key")
+    body = dict(given.get("request", {}))
+    named = body.pop("model", None)
+    capabilities = given.get("capabilities")
+    return simulate.Imagined(
+        model=given.get("model") or named or f"{POLICY_PREFIX}{policy.slug}",
+        tenant=tenant,
+        operation=Operation(given["operation"]),
+        body=body,
+        key=key,
+        feature=given["feature"],
+        end_user=given["user"],
+        tags=given.get("tags", {}),
+        preferences=given.get("provider"),
+        capabilities=None if capabilities is None else frozenset(capabilities),
+        input_tokens=given.get("input_tokens"),
+        output_tokens=given.get("output_tokens"),
+        draw=given.get("draw", simulate.MIDDLE_DRAW),
+    )
+
+
+def _candidate(policy: RoutingPolicy, given: Mapping[str, Any] | None) -> RoutingPolicyVersion | None:
+    """The unsaved wording: what it leaves out is as the policy says now. Raises ApiError: invalid_request."""
+    if given is None:
+        return None
+    newest = wordings.newest(policy)
+    base = wordings.wording_of(newest) if newest else wordings.Wording(given["strategy"])
+    return wordings.draft(policy=policy, wording=replace(base, **given))

@@ -10,7 +10,8 @@ from typing import Any, Final
 from django.db import IntegrityError, transaction
 
 from routing.models import Endpoint, Model, Provider, RoutingPolicy, RoutingPolicyVersion
-from routing.policies.plan import STRATEGIES, check_constraints
+from routing.policies.constraints import check_constraints
+from routing.policies.rank import STRATEGIES
 from routing.types import DEFAULT_MAX_ATTEMPTS, Recovery
 from tenants import audit, versions
 from tenants.errors import ApiError
