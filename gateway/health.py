@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from gateway.logs.consumer import SUSPENSE
 from gateway.state.limits import OPEN, STREAM
 from gateway.state.process import METRICS
+from routing.health import metrics as provider_health
 
 
 def alive(request: HttpRequest) -> JsonResponse:
@@ -63,6 +64,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
         f"tollhouse_ledger_backlog {backlog}",
         "# TYPE tollhouse_ledger_suspense gauge",
         f"tollhouse_ledger_suspense {suspense}",
+        *provider_health.lines(),
         "",
     )
     return HttpResponse("\n".join(lines), content_type="text/plain; version=0.0.4; charset=utf-8")

@@ -54,6 +54,10 @@ class Codes:
             seen += count
         return None
 
+    def count(self, tally: Tally) -> int:
+        """How many were counted."""
+        return sum(count for code, count in tally.items() if code in self._numbers)
+
     def below(self, tally: Tally) -> list[tuple[int, int]]:
         """(bound in ms, how many were not above it) for every bucket, ascending; the overflow left out."""
         total, rows = 0, []

@@ -266,13 +266,13 @@ class Tracker:
 
     def reset(self, endpoint_id: str) -> None:
         """Close a breaker by hand."""
-        self._adopt(endpoint_id, reset(self._circuits.get(endpoint_id, CLOSED), now=self._now()), is_own=True)
+        self._adopt(endpoint_id, reset(self._circuits.get(endpoint_id, CLOSED), now=self.now()), is_own=True)
 
     # ------------------------------------------------------------------ the beat
 
     def outgoing(self, *, everything: bool = False) -> list[bytes | str | int]:
         """The arguments of beat.lua: news since the last beat that was heard, and what to read."""
-        now = self._now()
+        now = self.now()
         if self._has_begun:
             self._has_begun, self._last_begin = False, now
         self._gather(now)
@@ -297,7 +297,7 @@ class Tracker:
         self._ahead_s = reply.now - self._clock()
         self._asked = {}
         self._take_over(reply)
-        now = self._now()
+        now = self.now()
         for (level, number), tallies in zip(self._wanted, reply.counts, strict=True):
             if level == 1:
                 self._seconds[number] = tallies
@@ -322,7 +322,7 @@ class Tracker:
 
     def alone(self) -> None:
         """In place of `incoming` when Redis did not answer: the worker grants itself what is due."""
-        now = self._now()
+        now = self.now()
         self._asks, self._asked = self._asked | self._asks, {}
         for endpoint_id, breaker in self._circuits.items():
             if circuit_of(breaker, now) is Circuit.HALF_OPEN and not self._is_probing(endpoint_id, now):
@@ -353,7 +353,7 @@ class Tracker:
 
     # ------------------------------------------------------------------ inside: one call
 
-    def _now(self) -> float:
+    def now(self) -> float:
         """Unix seconds of the clock that all workers share."""
         return self._clock() + self._ahead_s
 
@@ -371,7 +371,7 @@ class Tracker:
 
     def _counts(self, endpoint_id: str) -> Counts:
         """The window's counts, own news included; what came before the last closing is forgotten."""
-        now = self._now()
+        now = self.now()
         breaker = self._circuits.get(endpoint_id, CLOSED)
         oldest = max(int(now) - self._rules.window_s + 1, int(breaker.closed_at) + 1)
         ok = failed = slow = 0
@@ -405,7 +405,7 @@ class Tracker:
     def _decide(self, endpoint_id: str, step: Callable[..., Breaker]) -> None:
         """Take one step of the state machine, and make known what it changed."""
         held = self._circuits.get(endpoint_id, CLOSED)
-        new = step(held, now=self._now(), draw=self._draw(), rules=self._rules)
+        new = step(held, now=self.now(), draw=self._draw(), rules=self._rules)
         if new is not held:
             self._adopt(endpoint_id, new, is_own=True)
 
@@ -419,7 +419,7 @@ class Tracker:
             self._probing.pop(endpoint_id, None)
         if was.is_open and not breaker.is_open:
             self._forget_run(endpoint_id)
-        self._publish(self._now())
+        self._publish(self.now())
 
     def _forget_run(self, endpoint_id: str) -> None:
         """Failures before a closing tell nothing after it."""
@@ -433,7 +433,7 @@ class Tracker:
             seen.run = 0
 
     def _use(self, endpoint_id: str) -> None:
-        now = self._now()
+        now = self.now()
         del self._permits[endpoint_id]
         self._probing[endpoint_id] = now + PROBE_LEASE_MS / 1000
         self._asks[endpoint_id] = ("use", PROBE_LEASE_MS)
@@ -457,11 +457,11 @@ class Tracker:
     def _rest(self, target: Target, error: ProviderError) -> None:
         """A 429: nobody calls on this quota until the provider's Retry-After has passed."""
         wait_s = DEFAULT_PAUSE_S if error.retry_after_s is None else error.retry_after_s
-        self._pause(target.quota_key, self._now() + min(wait_s, MAX_PAUSE_S))
+        self._pause(target.quota_key, self.now() + min(wait_s, MAX_PAUSE_S))
 
     def _mark(self, target: Target, error: ProviderError) -> None:
         """A 401 or 403: rest this credential, each time twice as long, and say so to the operator."""
-        now, held = self._now(), self._marks.get(target.quota_key)
+        now, held = self.now(), self._marks.get(target.quota_key)
         if not target.quota_key or (held is not None and held.until > now):
             return
         count = held.count + 1 if held else 1
@@ -480,7 +480,7 @@ class Tracker:
     def _pause(self, quota_key: str, until: float) -> None:
         if quota_key and until > self._pauses.get(quota_key, 0.0):
             self._pauses[quota_key] = self._news.pauses[quota_key] = until
-            self._publish(self._now())
+            self._publish(self.now())
 
     def _lift(self, quota_key: str) -> None:
         """A refused credential was accepted."""
@@ -488,7 +488,7 @@ class Tracker:
         self._pauses.pop(quota_key, None)
         self._news.marks[quota_key] = None
         self._news.pauses[quota_key] = 0.0
-        self._publish(self._now())
+        self._publish(self.now())
 
     # ------------------------------------------------------------------ inside: the beat
 
