@@ -1,9 +1,11 @@
 """Where a call would go, and why, without sending it: the planner's answer for an imagined request.
 
-Works on the present configuration and, where this process serves calls itself, on the providers' present health.
+Works on the present configuration and on what all workers know of the providers' health.
 Must never call a provider, take from a limit or leave a trace.
 """
 
+import logging
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,16 +13,18 @@ from threading import Lock
 from typing import Any, Literal
 
 import orjson
+import redis
 
 from billing import subscriptions
 from billing.rating.money import amount_text
 from billing.snapshot import terms_of
 from gateway.edge import openai
 from gateway.pipeline.admit import EXPECTED_OUTPUT_TOKENS
-from gateway.state import process
 from gateway.state.snapshot import allowed_models
 from routing import snapshot
 from routing.catalog.cost import Unpriced, estimate_pico
+from routing.health import store
+from routing.health.tracker import Tracker
 from routing.models import RoutingPolicyVersion
 from routing.policies.names import POLICY_PREFIX, bound_policy
 from routing.policies.plan import plan
@@ -31,6 +35,8 @@ from routing.types import NO_HEALTH, Dropped, Health, Json, Operation, RoutePlan
 from tenants import versions
 from tenants.errors import ApiError
 from tenants.models import ApiKey, Tenant
+
+logger = logging.getLogger(__name__)
 
 type HealthSource = Literal["live", "unknown"]
 
@@ -98,7 +104,7 @@ def simulate(
     if candidate is not None:
         routes = snapshot.reworded(routes, candidate)
     request = _request_of(imagined, allow_unpriced=allow_unpriced)
-    health, source = _health()
+    health, source = _health(routes)
     _, binding = bound_policy(
         tenant_id=request.tenant_id, plan=request.plan, feature=request.feature, snapshot=routes
     )
@@ -173,12 +179,16 @@ def _cost(target: Target, request: PlanRequest, now: float) -> str | None:
     return amount_text(pico)
 
 
-def _health() -> tuple[Health, HealthSource]:
-    """What the workers know of the providers: seen only where this process is one of them."""
+def _health(routes: snapshot.RoutingSnapshot) -> tuple[Health, HealthSource]:
+    """What all workers together know of the providers; nothing while that cannot be read."""
+    reader = Tracker(f"simulate-{secrets.token_hex(6)}", may_probe=False)
+    reader.configure(routes)
     try:
-        return process.current().health.view, "live"
-    except RuntimeError:
+        store.exchange(reader, everything=True)
+    except redis.RedisError as error:
+        logger.warning("simulated without the providers' health: %s", error)
         return NO_HEALTH, "unknown"
+    return reader.view, "live"
 
 
 _loading = Lock()

@@ -78,7 +78,7 @@ def test_it_says_where_a_call_would_go_and_what_it_would_cost(
 ) -> None:
     said = ask(operator, input_tokens=1000, output_tokens=500)
     assert (said["policy"], said["strategy"], said["binding"]) == ("cheap@1", "cost", "")
-    assert (said["health"], said["refusal"], said["dropped"]) == ("unknown", None, [])
+    assert (said["health"], said["refusal"], said["dropped"]) == ("live", None, [])
     assert said["conduct"]["max_attempts"] == 2
     assert [(each["provider"], each["cost"], each["currency"]) for each in said["kept"]] == [
         ("low", "0.0015", "USD"), ("dear", "0.015", "USD"),
@@ -210,3 +210,11 @@ def test_what_is_not_understood_is_refused(
     operator: APIClient, cheap: RoutingPolicy, body: dict[str, Any], code: str, param: str
 ) -> None:
     assert error_of(operator.post(URL, body, format="json")) == (400, code, param)
+
+
+def test_without_redis_it_says_that_health_was_unknown(
+    operator: APIClient, cheap: RoutingPolicy, settings: Any
+) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    said = ask(operator)
+    assert (said["health"], places(said)) == ("unknown", ["low", "dear"])
