@@ -199,6 +199,7 @@ SPECTACULAR_SETTINGS = {
         "AlertActionEnum": "billing.models.alerts.AlertRule.Action",
         "AlertChannelKindEnum": "billing.models.alerts.AlertChannel.Kind",
         "AlertRuleKindEnum": "billing.models.alerts.AlertRule.Kind",
+        "AlertRuleWindowEnum": "billing.models.alerts.AlertRule.Window",
         "BudgetWindowEnum": "billing.models.Budget.Window",
     },
 }
