@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.failover import Caller, Seen
-from benchmarks.product import product
+from benchmarks.product import Product, product
 from tests.fakes.faulty_provider import FaultyProvider, Waits, faulty
 
 WAITS = Waits(retry_after_s=0.2, first_token_s=3.0, stall_s=8.0, silence_s=8.0, outage_s=0.0, token_gap_s=0.0)
@@ -50,18 +50,6 @@ class Drill:
         return self.tries.total()
 
 
-def seed(url: str) -> str:
-    """Two providers, a model at each, and a policy over both. Needs Django set up."""
-    from benchmarks.walls import FALLBACK, PRIMARY, add_policy, add_provider, open_tenant
-    from tenants import versions
-
-    versions.bump("routing")
-    for provider, model in zip((PRIMARY, FALLBACK), MODELS, strict=True):
-        add_provider(provider, url, [model], **LIMITS)
-    add_policy(POLICY, list(MODELS), max_attempts=MAX_ATTEMPTS, recovery="buffered")
-    return open_tenant()
-
-
 async def drill(caller: Caller, wall: FaultyProvider, *, calls: int, concurrency: int) -> Drill:
     """Send them, every other one a stream, so many at a time."""
     numbers = iter(range(calls))
@@ -72,7 +60,7 @@ async def drill(caller: Caller, wall: FaultyProvider, *, calls: int, concurrency
             answered = await caller.call(
                 f"policy:{POLICY}", is_stream=number % 2 == 1, limit_s=DEADLINE_S + 10 * GRACE_S
             )
-            seen.append(answered)  # noqa: PERF401 - each as it ends, whoever sent it
+            seen.append(answered)
 
     wall.reset()
     await asyncio.gather(*(work() for _ in range(concurrency)))
@@ -118,6 +106,16 @@ def tell(done: Drill, rows: tuple[int, int]) -> Sequence[tuple[str, str, bool]]:
     )
 
 
+def measure(
+    gateway: Product, wall: FaultyProvider, *, calls: int, concurrency: int
+) -> tuple[Drill, tuple[int, int]]:
+    """The drill, and what the ledger says of it."""
+    headers = {"X-Tollhouse-Timeout-Ms": str(round(DEADLINE_S * 1000))}
+    caller = Caller(gateway.url, gateway.key, extra_headers=headers)
+    done = asyncio.run(drill(caller, wall, calls=calls, concurrency=concurrency))
+    return done, ledger_rows()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -125,12 +123,18 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=5_000)
     parser.add_argument("--concurrency", type=int, default=16)
     chosen = parser.parse_args()
-    with faulty(WAITS) as wall, product(lambda: seed(wall.url)) as gateway:
-        headers = {"X-Tollhouse-Timeout-Ms": str(round(DEADLINE_S * 1000))}
-        caller = Caller(gateway.url, gateway.key, extra_headers=headers)
-        done = asyncio.run(drill(caller, wall, calls=chosen.calls, concurrency=chosen.concurrency))
-        lines = tell(done, ledger_rows())
+    with faulty(WAITS) as wall:
+
+        def seed() -> str:
+            from benchmarks.walls import open_tenant, seed_drill
+
+            seed_drill(wall.url, POLICY, MODELS, max_attempts=MAX_ATTEMPTS, **LIMITS)
+            return open_tenant()
+
+        with product(seed) as gateway:
+            done, rows = measure(gateway, wall, calls=chosen.calls, concurrency=chosen.concurrency)
     print("faults drawn: " + ", ".join(f"{count} {name}" for name, count in sorted(done.tries.items())))
+    lines = tell(done, rows)
     for goal, measured, is_reached in lines:
         print(f"{'ok    ' if is_reached else 'FAILED'} {goal}: {measured}")
     if not all(is_reached for *_, is_reached in lines):

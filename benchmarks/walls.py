@@ -74,6 +74,15 @@ def seed_failover(url: str, cases: Mapping[str, str], **limits: float) -> None:
 
 
 @transaction.atomic
+def seed_drill(url: str, policy: str, models: tuple[str, str], *, max_attempts: int, **limits: float) -> None:
+    """Two providers with a model each, and a policy over both that holds its streams back."""
+    versions.bump("routing")
+    for provider, model in zip((PRIMARY, FALLBACK), models, strict=True):
+        add_provider(provider, url, [model], **limits)
+    add_policy(policy, list(models), max_attempts=max_attempts, recovery="buffered")
+
+
+@transaction.atomic
 def open_tenant() -> str:
     """A tenant without limits; returns its key."""
     for section in ("tenants", "billing"):

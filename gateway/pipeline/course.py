@@ -10,7 +10,7 @@ It counts and orders, nothing else: whoever drives it sends, waits, and passes t
       └─────────────────┴─▶ out      its key, its model or its context is at fault
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,6 +22,7 @@ person at the other end still waits that long. Once per target."""
 LAST_RETRY_AFTER_S = 5.0
 """A Retry-After up to here is waited out where no other target is left."""
 TRIES_PER_TARGET = 4
+MAX_POSTPONED = 8
 BACKOFF_S = 0.1
 MAX_BACKOFF_S = 2.0
 CREDENTIAL_FAULTS = frozenset((ErrorKind.RATE_LIMITED, ErrorKind.CREDENTIAL))
@@ -60,6 +61,7 @@ class Course:
     __slots__ = (
         "_ahead",
         "_not_before_s",
+        "_postponed",
         "_silent",
         "_tries",
         "attempts_left",
@@ -76,8 +78,9 @@ class Course:
         self.unsupported: UnsupportedParameter | None = None
         """What the last target that was refused for it cannot express."""
         self._ahead = deque(targets)
-        self._tries: Counter[Route] = Counter()
+        self._tries: dict[Route, int] = {}
         self._not_before_s: dict[Route, float] = {}
+        self._postponed: dict[Route, int] = {}
         self._silent: list[Target] = []
 
     def next(self, now_s: float) -> Step | None:
@@ -87,7 +90,7 @@ class Course:
         while self.attempts_left and self._ahead:
             target = self._ahead.popleft()
             route = route_of(target)
-            tries = self._tries[route]
+            tries = self._tries.get(route, 0)
             wait_s = max(0.0, self._not_before_s.get(route, 0.0) - now_s)
             if now_s + wait_s >= self.deadline_s:
                 continue
@@ -105,7 +108,7 @@ class Course:
     def take(self, target: Target) -> Step:
         """Use up a target out of turn."""
         self._ahead.remove(target)
-        self._tries[route_of(target)] += 1
+        self._tries[route_of(target)] = 1
         self.attempts_left -= 1
         return Step(target)
 
@@ -116,10 +119,10 @@ class Course:
     def failed(self, target: Target, error: ProviderError, *, now_s: float, draw: float) -> None:
         """An attempt at `target` failed: put it where it belongs. `draw` is uniform in [0, 1)."""
         kind = error.kind
-        tries = self._tries[route_of(target)]
+        tries = self._tries.get(route_of(target), 1)
         has_sibling = self._move_siblings(target, to_front=kind in CREDENTIAL_FAULTS)
         if kind in (ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED):
-            self._tell_wait(error.retry_after_s)
+            self.told_to_wait(error.retry_after_s)
         if kind in FINAL or tries >= TRIES_PER_TARGET:
             return
         if kind is ErrorKind.TIMEOUT:
@@ -140,30 +143,32 @@ class Course:
         else:
             self._ahead.append(target)
 
-    def refused(self, unsupported: UnsupportedParameter | None = None) -> None:
-        """Nothing was sent: the target cannot express the request, or its retries are used up. It is out."""
+    def refused(self, unsupported: UnsupportedParameter) -> None:
+        """Nothing was sent: the target cannot express the request. It is out."""
         self.attempts_left += 1
-        self.unsupported = unsupported or self.unsupported
+        self.unsupported = unsupported
 
-    def saturated(self, target: Target, retry_after_s: float, *, now_s: float) -> None:
-        """Nothing was sent: the target's rate limit is used up. It comes last, when it may have room."""
-        self.attempts_left += 1
-        self._tell_wait(retry_after_s)
+    def postponed(self, target: Target, wait_s: float, *, now_s: float) -> None:
+        """Nothing was sent: there is no room for it now, but there may be after `wait_s`. The target comes last."""
         route = route_of(target)
-        if retry_after_s <= LAST_RETRY_AFTER_S and self._tries[route] < TRIES_PER_TARGET:
-            self._not_before_s[route] = now_s + retry_after_s
+        self.attempts_left += 1
+        self._tries[route] -= 1
+        times = self._postponed[route] = self._postponed.get(route, 0) + 1
+        if wait_s <= LAST_RETRY_AFTER_S and times <= MAX_POSTPONED:
+            self._not_before_s[route] = now_s + wait_s
             self._ahead.append(target)
 
     def otherwise(self, target: Target) -> None:
         """The same target may take another form of the request: next, without a wait."""
         self._ahead.appendleft(target)
 
-    def _is_other(self, each: Target, target: Target) -> bool:
-        return each.endpoint_id != target.endpoint_id and not self._tries[route_of(each)]
-
-    def _tell_wait(self, wait_s: float | None) -> None:
+    def told_to_wait(self, wait_s: float | None) -> None:
+        """A target is at its limit and has said, or not, how long that will last."""
         if wait_s is not None:
             self.ready_in_s = wait_s if self.ready_in_s is None else min(self.ready_in_s, wait_s)
+
+    def _is_other(self, each: Target, target: Target) -> bool:
+        return each.endpoint_id != target.endpoint_id and not self._tries.get(route_of(each))
 
     def _move_siblings(self, target: Target, *, to_front: bool) -> bool:
         """Other credentials of the same endpoint go to the front or to the back. True if there are any."""

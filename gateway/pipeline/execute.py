@@ -22,6 +22,9 @@ from routing.providers.adapters import adapter_for
 from routing.providers.continuation import Continuation
 from routing.types import Disposition, ErrorKind, Json, ProviderError, RoutePlan, Target, UnsupportedParameter
 
+RETRY_BUDGET_S = 0.25
+"""How long a retry waits that would exceed the provider's retry budget; other targets come before it."""
+
 
 async def execute(call: Call, plan: RoutePlan, process: Process) -> Answer:
     """The first answer. Raises ApiError when every target failed or the request itself is at fault."""
@@ -43,11 +46,11 @@ async def proceed(
     start = partial(_attempt, call, plan, course, process, text)
     missed = partial(_missed, call, course, text)
     while (step := course.next(time.monotonic())) is not None:
-        if step.is_retry and not process.retries.allows(step.target.provider):
-            course.refused()
-            continue
         if step.wait_s:
             await asyncio.sleep(step.wait_s)
+        if step.is_retry and not process.retries.allows(step.target.provider):
+            course.postponed(step.target, RETRY_BUDGET_S, now_s=time.monotonic())
+            continue
         hedge_s = hedge.delay_s(call, plan.conduct, step.target, process)
         try:
             if hedge_s is None:
@@ -119,7 +122,8 @@ def _missed(call: Call, course: Course, text: Continuation | None, step: Step, m
         case Saturated():
             target, reason = step.target, f"its rate limit is used up for {miss.retry_after_s:.1f} s"
             call.skipped.append({"provider": target.provider, "model": target.model, "reason": reason})
-            course.saturated(step.target, miss.retry_after_s, now_s=time.monotonic())
+            course.told_to_wait(miss.retry_after_s)
+            course.postponed(step.target, miss.retry_after_s, now_s=time.monotonic())
         case ProviderError(kind=ErrorKind.INVALID_REQUEST) if text is not None:
             # The caller's own request was good: it is our way of going on that this target will not take.
             if text.refuse(step.target):

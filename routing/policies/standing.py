@@ -1,7 +1,6 @@
 """What the providers' present state does to a plan: open circuits, paused quotas, measured limits. Pure.
 
-It may take targets out or put them behind others, but never the last one for an open circuit: a provider that
-probably fails is better than a certain refusal.
+It may take targets out or put them behind others, but never out for a circuit or a pause: these pass.
 """
 
 from collections.abc import Sequence
@@ -98,27 +97,20 @@ def by_pauses(standing: Standing, pool: Pool, health: Health, now: float) -> Non
 def by_circuits(
     standing: Standing, seen: Sequence[EndpointHealth | None], troubled: Sequence[int], now: float
 ) -> None:
-    """Drop the `troubled` places whose circuit is open; a half-open one goes last unless this is its probe.
+    """Put the `troubled` places last: half-open ones (unless this is the probe), then open ones, the soonest first.
 
-    If no other place is left, all open ones stay, the soonest to reopen first.
+    Last and not out: a call gets there only when everything before has failed it, and then a provider that
+    probably fails is better than a certain refusal.
     """
-    open_until: dict[int, float] = {}
     for place in troubled:
         known = seen[place]
         if known is None or place in standing.dropped:
             continue
         if known.circuit is Circuit.OPEN and known.open_until > now:
-            open_until[place] = known.open_until
+            words = f"last: circuit open until {clock(known.open_until)}"
+            standing.behind[place] = (OPEN + known.open_until, words)
         elif known.circuit is not Circuit.CLOSED and not known.is_probe:
             standing.behind[place] = (PROBED_BY_OTHERS, "last: circuit half open, waiting for its probe")
-    if len(open_until) + len(standing.dropped) < len(seen):
-        for place, until_s in open_until.items():
-            # The circuit is no filter of the call: it must not become the reason of a refusal.
-            standing.dropped[place] = f"circuit open until {clock(until_s)}"
-        return
-    for place, until_s in open_until.items():
-        words = f"circuit open until {clock(until_s)}, kept because nothing else is left"
-        standing.behind[place] = (OPEN + until_s, words)
 
 
 def arranged(
