@@ -47,7 +47,7 @@ class UsageEvent(models.Model):
     usage_source = models.CharField(max_length=16)  # provider, estimated, unknown
     input_tokens = models.BigIntegerField()  # plain
     cache_read_tokens = models.BigIntegerField()
-    cache_write_tokens = models.BigIntegerField()  # both lifetimes
+    cache_write_tokens = models.BigIntegerField()  # both lifetimes; other_units has those of an hour
     output_tokens = models.BigIntegerField()  # visible
     reasoning_tokens = models.BigIntegerField()
     other_units = models.JSONField(null=True)  # component -> count, for audio, images, searches ...

@@ -25,7 +25,8 @@ class UsageRecord:
     `occurred_at` must be the instant in the request's UUIDv7 (`tenants.ids.instant_of`): a repeated
     record then meets the row it repeats. Token counts are disjoint: `input_tokens` leaves out the cache
     parts, `output_tokens` leaves out reasoning; `cache_write_tokens` holds both lifetimes. All other
-    components (audio, images, searches …) stand in `other_units`. Amounts are pico-units of their
+    components (audio, images, searches …) stand in `other_units`, and beside them `cache_write_1h`: how many
+    of `cache_write_tokens` live for an hour, so never add it to them. Amounts are pico-units of their
     currency, None means unpriced. `cost_components` sums to `cost_pico`. `is_final` marks the attempt
     that answered the caller, or the last that failed to.
     """

@@ -27,7 +27,8 @@ VERSION = 2
 BILLABLE = frozenset((Status.OK, Status.CUT, Status.CANCELLED))
 CLIENT_LEFT = 499
 OUR_FAULT = 500
-LEDGER_UNITS = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning")
+LEDGER_UNITS = ("input", "cache_read", "cache_write", "output", "reasoning")
+"""Components with a column of their own; `cache_write_1h` is in that of cache writes and told apart beside it."""
 
 
 def meter(call: Call, caller: Caller) -> None:

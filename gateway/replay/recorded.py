@@ -97,8 +97,8 @@ def count(scope: Scope) -> int:
 def calls(scope: Scope) -> Iterator[RecordedCall]:
     """Every answered call of the scope, oldest first.
 
-    The ledger adds both lifetimes of cache writes up; where the request log still has the call, its own
-    units tell them apart.
+    Units are the request log's where it still has the call, else the ledger's. Rows older than the split of
+    cache writes by lifetime have them all as `cache_write` there.
     """
     where, values = scope.where()
     statement = f"""
@@ -118,8 +118,10 @@ def _units(row: tuple[Any, ...]) -> dict[str, int]:
     logged = row[26]
     if logged is not None and (units := orjson.loads(logged)):
         return dict(units)
-    units = {name: number for name, number in zip(_NAMES, row[20:25], strict=True) if number}
-    return units | (orjson.loads(row[25]) if row[25] else {})
+    units = dict(zip(_NAMES, row[20:25], strict=True))
+    units |= orjson.loads(row[25]) if row[25] else {}
+    units["cache_write"] -= units.get("cache_write_1h", 0)
+    return {name: number for name, number in units.items() if number}
 
 
 def _needs(text: str | None) -> frozenset[str]:
