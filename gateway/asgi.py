@@ -18,8 +18,8 @@ from gateway.state import process as state  # noqa: E402
 from gateway.state.process import Process  # noqa: E402
 
 HOT = "/v1/"
-COLD = "/v1/generations/"
-"""Below /v1, but it reads the database: Django's door."""
+COLD = ("/v1/generations/", "/v1/feedback")
+"""Below /v1, but they use the database: Django's door."""
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

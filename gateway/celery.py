@@ -34,6 +34,11 @@ app.conf.beat_schedule = {
         "schedule": 3600.0,
         "options": {"expires": 600},
     },
+    "evaluate-rollouts": {
+        "task": "gateway.tasks.evaluate_rollouts",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    },
     "evaluate-alerts": {
         "task": "billing.tasks.evaluate_alerts",
         "schedule": 1.0,

@@ -4,12 +4,16 @@ from datetime import UTC, datetime, timedelta
 
 from celery import shared_task
 from django.conf import settings
+from django.utils import timezone
 
 import billing.usage.partitions
 import gateway.logs.partitions
+from gateway.experiments import samples
+from gateway.experiments.evaluation import evaluate
 from gateway.logs import consumer
 from gateway.replay import jobs
 from gateway.state import reaper
+from routing.experiments.models import Rollout
 
 DRAIN_S = 20.0
 
@@ -40,3 +44,14 @@ def prepare_partitions() -> None:
     billing.usage.partitions.ensure_partitions(today=today)
     gateway.logs.partitions.ensure_partitions(today=today)
     gateway.logs.partitions.drop_before(day=today - timedelta(days=settings.TOLLHOUSE_REQUEST_LOG_DAYS))
+    samples.forget_before(moment=timezone.now() - timedelta(days=settings.TOLLHOUSE_REQUEST_LOG_DAYS))
+
+
+@shared_task
+def evaluate_rollouts() -> dict[str, str]:
+    """One look, and one step at most, at each running rollout: its slug to the verdict."""
+    running = Rollout.objects.filter(status=Rollout.Status.RUNNING).order_by("id")
+    return {
+        slug: evaluate(rollout_id=rollout_id, now=timezone.now())
+        for rollout_id, slug in list(running.values_list("id", "slug"))
+    }

@@ -11,9 +11,11 @@ import routing.urls
 import tenants.urls
 from gateway import api, health
 from gateway.edge import views as edge
+from gateway.experiments import api as experiments_api
 
 control_plane = [
     *api.urlpatterns,
+    *experiments_api.urlpatterns,
     *tenants.urls.urlpatterns,
     *routing.urls.urlpatterns,
     *billing.urls.urlpatterns,

@@ -9,6 +9,7 @@ SCOPES: Mapping[str, str] = {
     "inference:chat": "Call chat models",
     "inference:completions": "Call text completion models",
     "inference:embeddings": "Call embedding models",
+    "inference:feedback": "Rate answers",
     "models:read": "List models and their prices",
     "usage:read": "Read usage reports",
     "cost:read": "See what providers charge the operator",

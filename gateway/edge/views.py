@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 from uuid import UUID
 
+import orjson
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import path
@@ -21,7 +22,10 @@ from rest_framework.permissions import AllowAny
 from rest_framework.views import APIView
 
 from gateway.edge.door import Request, Response, answer, check_head, refuse
+from gateway.edge.openai import parse_body
+from gateway.experiments import feedback
 from gateway.logs.generations import generation_of
+from gateway.pipeline.call import Caller
 from gateway.pipeline.run import identify
 from gateway.state import process as state
 from tenants.errors import ApiError
@@ -29,6 +33,7 @@ from tenants.ids import uuid7
 from tenants.scopes import grants
 
 LEDGER_WAIT_S = 5.0
+FEEDBACK_SCOPE = "inference:feedback"
 
 
 class DataPlaneView(APIView):
@@ -125,6 +130,45 @@ class Generation(GetView):
             return to_django(refuse(error, str(request_id)))  # type: ignore[return-value]
 
 
+@declare("What the caller thinks of an answer: score, label, comment (scope inference:feedback)")
+class Feedback(PostView):
+    async def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
+        process = state.current()
+        id_text = str(uuid7())
+        try:
+            if request.method != "POST":
+                raise ApiError("method_not_allowed", f"{request.path} takes POST.")
+            edge = to_edge(request, process.max_body_bytes)
+            caller = await identify(edge.headers, edge.client_ip, process)
+            if not grants(caller.key.scopes, FEEDBACK_SCOPE):
+                raise ApiError("permission_denied", f"This API key lacks the scope {FEEDBACK_SCOPE}.")
+            verdict = feedback.read(parse_body(edge.body))
+            given, is_new = await self._give(verdict, caller)
+        except ApiError as error:
+            return to_django(refuse(error, id_text))  # type: ignore[return-value]
+        made = HttpResponse(
+            orjson.dumps(feedback.shown(given)),
+            content_type="application/json",
+            status=201 if is_new else 200,
+        )
+        made["x-request-id"] = id_text
+        return made
+
+    async def _give(self, verdict: feedback.Verdict, caller: Caller) -> tuple[feedback.Feedback, bool]:
+        """Store it, as soon as the call's record is there: a client may be quick."""
+        deadline = time.monotonic() + LEDGER_WAIT_S
+        while True:
+            try:
+                return await sync_to_async(feedback.give)(
+                    verdict=verdict, tenant_id=caller.tenant.id, api_key_id=caller.key.id
+                )
+            except ApiError:
+                is_late = time.monotonic() > deadline
+                if is_late or not feedback.may_come(verdict.request_id, now=time.time()):
+                    raise
+            await asyncio.sleep(0.2)
+
+
 def to_edge(request: HttpRequest, limit: int) -> Request:
     """As `door.read`. Reads the body itself: `request.body` has Django's own, lower limit and HTML errors."""
     headers = {name.lower(): value for name, value in request.headers.items()}
@@ -159,6 +203,7 @@ urlpatterns = [
     path("embeddings", Embeddings.as_view()),
     path("models", Models.as_view()),
     path("models/<path:model>", Models.as_view()),
+    path("feedback", Feedback.as_view()),
     path("generations/<uuid:request_id>", Generation.as_view()),
     path("<path:anything>", Unknown.as_view()),
 ]
