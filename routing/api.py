@@ -23,6 +23,8 @@ from rest_framework.response import Response
 from routing import credentials, provisioning, switches
 from routing.catalog import rates
 from routing.catalog.imports import import_models
+from routing.experiments import shadows
+from routing.experiments.models import PolicyShadow
 from routing.models import (
     CostRate,
     Credential,
@@ -704,6 +706,12 @@ class PolicySerializer(StrictSerializer, serializers.ModelSerializer[RoutingPoli
         required=False, help_text='{"recovery", "hold_back_tokens", "hedge_after_ms", "queue_ms"}'
     )
     max_attempts = serializers.IntegerField(required=False)
+    shadow = serializers.DictField(
+        required=False,
+        allow_null=True,
+        help_text='Mirrors a share of the calls: {"share", "targets", "per_minute", "scoring", "is_enabled"}.',
+    )
+    experiment = serializers.SerializerMethodField(help_text="The experiment that splits its calls now.")
 
     class Meta:
         model = RoutingPolicy
@@ -715,11 +723,17 @@ class PolicySerializer(StrictSerializer, serializers.ModelSerializer[RoutingPoli
             "is_enabled",
             "version",
             *WORDING_FIELDS,
+            "shadow",
+            "experiment",
             "created_at",
             "updated_at",
         )
         read_only_fields = ("id", "created_at", "updated_at")
         validators: ClassVar[list[Any]] = []
+
+    def get_experiment(self, policy: RoutingPolicy) -> str | None:
+        """By its slug: see /experiments/."""
+        return policy.experiments.filter(is_in_force=True).values_list("slug", flat=True).first()
 
     def get_version(self, policy: RoutingPolicy) -> int | None:
         version = wordings.newest(policy)
@@ -735,9 +749,15 @@ class PolicySerializer(StrictSerializer, serializers.ModelSerializer[RoutingPoli
             "is_enabled": instance.is_enabled,
             "version": version.number if version else None,
             **{name: getattr(version, name) if version else None for name in WORDING_FIELDS},
+            "shadow": shadows.picture(shadow) if (shadow := _shadow_of(instance)) else None,
+            "experiment": self.get_experiment(instance),
             "created_at": instance.created_at,
             "updated_at": instance.updated_at,
         }
+
+
+def _shadow_of(policy: RoutingPolicy) -> PolicyShadow | None:
+    return PolicyShadow.objects.filter(policy=policy).first()
 
 
 class PolicyVersionSerializer(serializers.ModelSerializer[RoutingPolicyVersion]):
@@ -824,6 +844,7 @@ class PolicyResource(SlugOfTenant[RoutingPolicy]):
             wording=_wording(given, Wording(given["strategy"])),
             actor=self.principal,
         )
+        self._put_shadow(serializer.instance, given)
 
     def perform_update(self, serializer: serializers.BaseSerializer[RoutingPolicy]) -> None:
         """Raises ApiError as `wordings.change_policy`; invalid_request for another slug or tenant."""
@@ -840,6 +861,17 @@ class PolicyResource(SlugOfTenant[RoutingPolicy]):
             wording=_wording(given, wordings.wording_of(newest) if newest else Wording("cost")),
             actor=self.principal,
         )
+        self._put_shadow(serializer.instance, given)
+
+    def _put_shadow(self, policy: RoutingPolicy, given: Mapping[str, Any]) -> None:
+        """Mirrored calls are the operator's cost, so the operator alone says so. Raises as `shadows.set_shadow`."""
+        if "shadow" not in given:
+            return
+        self.require("policies:write", None)
+        if given["shadow"] is not None:
+            shadows.set_shadow(policy=policy, wording=given["shadow"], actor=self.principal)
+        elif _shadow_of(policy) is not None:
+            shadows.clear_shadow(policy=policy, actor=self.principal)
 
     @extend_schema(responses={200: PolicyVersionSerializer(many=True)})
     @action(detail=True)

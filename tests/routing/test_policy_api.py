@@ -114,6 +114,42 @@ def test_null_turns_a_number_of_the_conduct_off(operator: APIClient) -> None:
     assert snapshot.load().policies[None, "p"].conduct.hedge_after_ms is None
 
 
+# ------------------------------------------------------------------ shadows
+
+
+def test_a_policy_says_what_its_calls_are_mirrored_to(operator: APIClient, cheap: dict[str, Any]) -> None:
+    assert (cheap["shadow"], cheap["experiment"]) == (None, None)
+    shadow = {"share": "0.05", "targets": ["m-2"]}
+    said = operator.patch(POLICY, {"shadow": shadow}, format="json").json()
+    assert said["shadow"] == {
+        "share": "0.0500",
+        "targets": ["m-2"],
+        "per_minute": 60,
+        "scoring": {"kind": "none"},
+        "is_enabled": True,
+    }
+    assert said["version"] == 3  # no wording
+    bad = operator.patch(POLICY, {"shadow": {"share": 0.9}}, format="json")
+    assert error_of(bad) == (400, "invalid_request", "shadow.share")
+    assert operator.patch(POLICY, {"shadow": None}, format="json").json()["shadow"] is None
+    assert operator.patch(POLICY, {"shadow": None}, format="json").status_code == 200
+    assert error_of(operator.patch(POLICY, {"experiment": "x"}, format="json")) == (
+        400, "unknown_field", "experiment",
+    )  # fmt: skip
+
+
+def test_a_tenant_mirrors_nothing_at_the_operators_cost(client_of: ClientOf, acme: Tenant) -> None:
+    make_model()
+    make_policy("own", acme)
+    mine = client_of("policies:read", "policies:write", tenant=acme)
+    body = {"name": "Ours", "shadow": {"share": "0.05", "targets": ["m-1"]}}
+    assert error_of(mine.patch("/api/v1/policies/own/", body, format="json"))[:2] == (
+        403,
+        "permission_denied",
+    )
+    assert policy_of("own", acme).name == ""
+
+
 # ------------------------------------------------------------------ versions
 
 
