@@ -25,6 +25,7 @@ from routing.catalog import rates
 from routing.catalog.imports import import_models
 from routing.experiments import shadows
 from routing.experiments.models import PolicyShadow
+from routing.health.api import ProbeSerializer
 from routing.models import (
     CostRate,
     Credential,
@@ -38,7 +39,7 @@ from routing.models import (
 )
 from routing.policies import wordings
 from routing.policies.wordings import Wording
-from routing.probe import Probe, last_probe, probe
+from routing.probe import probe
 from routing.registry import dialect_of
 from routing.types import INPUT_COMPONENTS, OUTPUT_COMPONENTS, Operation, ProviderKind
 from tenants import audit, egress
@@ -137,25 +138,6 @@ class ProviderSerializer(StrictSerializer, serializers.ModelSerializer[Provider]
         return attrs
 
 
-class ProbeSerializer(serializers.Serializer[Probe]):
-    """How the provider answered its last test."""
-
-    ok = serializers.BooleanField()
-    code = serializers.CharField()
-    detail = serializers.CharField()
-    latency_ms = serializers.IntegerField()
-    at = serializers.DateTimeField()
-    models = serializers.ListField(child=serializers.CharField())
-
-
-class HealthSerializer(serializers.Serializer[Any]):
-    """What is known of a provider's health."""
-
-    status = serializers.ChoiceField(choices=("ok", "failing", "unknown", "disabled"))
-    endpoints = serializers.IntegerField()
-    last_test = ProbeSerializer(allow_null=True)
-
-
 class ImportModelsSerializer(StrictSerializer):
     """Provider models to take over; without any, all that the provider's price book lists."""
 
@@ -206,23 +188,6 @@ class ProviderResource(Resource[Provider]):
         provider = self.get_object()
         NothingSerializer(data=request.data).is_valid(raise_exception=True)
         return Response(ProbeSerializer(probe(provider=provider, actor=self.principal)).data)
-
-    @extend_schema(responses={200: HealthSerializer})
-    @action(detail=True)
-    def health(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """What the last test said."""
-        provider = self.get_object()
-        last = last_probe(provider)
-        status = "unknown" if last is None else "ok" if last.ok else "failing"
-        return Response(
-            HealthSerializer(
-                {
-                    "status": status if provider.is_enabled else "disabled",
-                    "endpoints": provider.endpoints.filter(is_enabled=True).count(),
-                    "last_test": last,
-                }
-            ).data
-        )
 
     @extend_schema(request=ImportModelsSerializer, responses={200: ImportedSerializer})
     @action(detail=True, methods=["post"], url_path="import-models")

@@ -4,6 +4,7 @@ from django.urls import URLPattern, URLResolver, include, path
 from rest_framework.routers import SimpleRouter
 
 from routing import api, views
+from routing.health import api as health_api
 
 _top = SimpleRouter(use_regex_path=False)
 _top.register("providers", api.ProviderResource, basename="provider")
@@ -20,6 +21,9 @@ _nested = SimpleRouter(use_regex_path=False)
 _nested.register("credentials", api.CredentialResource, basename="credential")
 
 urlpatterns: list[URLPattern | URLResolver] = [
+    path("health/", health_api.OverviewView.as_view(), name="health"),
+    path("providers/<slug:slug>/health/", health_api.ProviderHealthView.as_view(), name="provider-health"),
+    path("endpoints/<uuid:endpoint_id>/reset/", health_api.ResetView.as_view(), name="endpoint-reset"),
     *_top.urls,
     path("providers/<slug:provider>/", include(_of_provider.urls)),
     path("tenants/<slug:tenant>/", include(_nested.urls)),
