@@ -1,7 +1,8 @@
 """Putting a tenant on a plan and moving it to another. One transaction each, audited, announced to the workers."""
 
-from datetime import datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.db import transaction
 
@@ -63,7 +64,11 @@ def subscribe(
         versions.bump("billing")
         if Subscription.objects.for_tenant(tenant).filter(end__isnull=True).exists():
             raise ApiError("conflict", f"{tenant.slug} is on a plan already; change it instead.")
-        return _begin(tenant=tenant, plan=plan, start=start, anchor_day=anchor_day, before=None, actor=actor)
+        made = _begin(tenant=tenant, plan=plan, start=start, anchor_day=anchor_day, before=None, actor=actor)
+        if made.plan_version.trial_days:
+            made.trial_end = trial_end(start, made.plan_version.trial_days, tenant.timezone)
+            made.save(update_fields=("trial_end", "updated_at"))
+        return made
 
 
 def change_plan(*, tenant: Tenant, plan: Plan, at: datetime, actor: Principal) -> Subscription:
@@ -73,15 +78,26 @@ def change_plan(*, tenant: Tenant, plan: Plan, at: datetime, actor: Principal) -
         present = Subscription.objects.select_for_update().filter(tenant=tenant, end__isnull=True).first()
         before = None
         anchor_day = 1
+        trial = None
         if present is not None:
-            before, anchor_day = str(present.plan_version), present.anchor_day
+            before, anchor_day, trial = str(present.plan_version), present.anchor_day, present.trial_end
             if at <= present.start:
                 raise ApiError(
                     "invalid_request", "A change must come after the present plan's start.", param="at"
                 )
             present.end = at
             present.save(update_fields=("end", "updated_at"))
-        return _begin(tenant=tenant, plan=plan, start=at, anchor_day=anchor_day, before=before, actor=actor)
+        made = _begin(tenant=tenant, plan=plan, start=at, anchor_day=anchor_day, before=before, actor=actor)
+        if trial is not None and trial > at:
+            made.trial_end = trial
+            made.save(update_fields=("trial_end", "updated_at"))
+        return made
+
+
+def trial_end(start: datetime, days: int, zone: str) -> datetime:
+    """The local midnight that ends a trial of so many days, the day of the start being the first (UTC)."""
+    last = start.astimezone(ZoneInfo(zone)).date() + timedelta(days=days)
+    return datetime.combine(last, time(), ZoneInfo(zone)).astimezone(UTC)
 
 
 def _begin(

@@ -11,6 +11,21 @@ from billing.models.alerts import (
     AlertWatch,
 )
 from billing.models.budgets import Budget
+from billing.models.invoices import (
+    BillingProfile,
+    ClosedPeriod,
+    Coupon,
+    CreditNote,
+    CreditNoteLine,
+    DocumentCounter,
+    Invoice,
+    InvoiceDiscount,
+    InvoiceLine,
+    LegalEntity,
+    TaxCategory,
+    TaxRate,
+    TenantCoupon,
+)
 from billing.models.plans import Plan, PlanVersion, Subscription
 from billing.models.usage import OverheadHour, UsageEvent, UsageHour, UsageKeyHour, UsageLatencyHour
 
@@ -23,11 +38,24 @@ __all__ = (
     "AlertRule",
     "AlertStep",
     "AlertWatch",
+    "BillingProfile",
     "Budget",
+    "ClosedPeriod",
+    "Coupon",
+    "CreditNote",
+    "CreditNoteLine",
+    "DocumentCounter",
+    "Invoice",
+    "InvoiceDiscount",
+    "InvoiceLine",
+    "LegalEntity",
     "OverheadHour",
     "Plan",
     "PlanVersion",
     "Subscription",
+    "TaxCategory",
+    "TaxRate",
+    "TenantCoupon",
     "UsageEvent",
     "UsageHour",
     "UsageKeyHour",

@@ -33,12 +33,23 @@ class PlanVersion(models.Model):
         MONTH = "month"
         YEAR = "year"
 
+    class Proration(models.TextChoices):
+        DAY = "day"
+        SECOND = "second"
+
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     plan = models.ForeignKey(Plan, on_delete=models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField()
     currency = models.CharField(max_length=3, default="USD")
     interval = models.CharField(max_length=8, choices=Interval, default=Interval.MONTH)
     base_amount = models.DecimalField(max_digits=20, decimal_places=4, default=0)
+    is_in_advance = models.BooleanField(default=False, help_text="The base amount is due at the start.")
+    trial_days = models.PositiveSmallIntegerField(
+        default=0, help_text="Without base amount, for new tenants."
+    )
+    min_commitment = models.DecimalField(max_digits=20, decimal_places=4, default=0)
+    proration = models.CharField(max_length=8, choices=Proration, default=Proration.DAY)
+    base_tax = models.CharField(max_length=63, blank=True, help_text="Tax key of the base; empty: standard.")
     charges = models.JSONField(default=list)
     allowed_models = ArrayField(
         models.CharField(max_length=200), default=list, blank=True, help_text="Empty means all."
@@ -64,6 +75,7 @@ class Subscription(Stamped):
     start = models.DateTimeField()
     end = models.DateTimeField(null=True, blank=True)
     anchor_day = models.PositiveSmallIntegerField(default=1)
+    trial_end = models.DateTimeField(null=True, blank=True)
 
     objects = OwnedQuerySet["Subscription"].as_manager()
 

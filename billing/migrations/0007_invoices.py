@@ -1,0 +1,398 @@
+"""Who issues documents and to whom, invoices with their lines, credit notes, numbers, tax rates, coupons."""
+
+import django.contrib.postgres.fields
+import django.db.models.deletion
+import django.db.models.expressions
+import tenants.ids
+from decimal import Decimal
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+
+    dependencies = [
+        ('billing', '0006_overhead'),
+        ('tenants', '0002_append_only'),
+    ]
+
+    operations = [
+        migrations.AddField(
+            model_name='planversion',
+            name='base_tax',
+            field=models.CharField(blank=True, help_text='Tax key of the base; empty: standard.', max_length=63),
+        ),
+        migrations.AddField(
+            model_name='planversion',
+            name='is_in_advance',
+            field=models.BooleanField(default=False, help_text='The base amount is due at the start.'),
+        ),
+        migrations.AddField(
+            model_name='planversion',
+            name='min_commitment',
+            field=models.DecimalField(decimal_places=4, default=0, max_digits=20),
+        ),
+        migrations.AddField(
+            model_name='planversion',
+            name='proration',
+            field=models.CharField(choices=[('day', 'Day'), ('second', 'Second')], default='day', max_length=8),
+        ),
+        migrations.AddField(
+            model_name='planversion',
+            name='trial_days',
+            field=models.PositiveSmallIntegerField(default=0, help_text='Without base amount, for new tenants.'),
+        ),
+        migrations.AddField(
+            model_name='subscription',
+            name='trial_end',
+            field=models.DateTimeField(blank=True, null=True),
+        ),
+        migrations.CreateModel(
+            name='Coupon',
+            fields=[
+                ('id', models.UUIDField(default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('updated_at', models.DateTimeField(auto_now=True)),
+                ('code', models.SlugField(max_length=63, unique=True)),
+                ('name', models.CharField(max_length=200)),
+                ('kind', models.CharField(choices=[('percent', 'Percent'), ('fixed', 'Fixed')], max_length=8)),
+                ('value', models.DecimalField(decimal_places=4, max_digits=20)),
+                ('currency', models.CharField(blank=True, max_length=3)),
+                ('duration', models.CharField(choices=[('once', 'Once'), ('repeating', 'Repeating'), ('forever', 'Forever')], default='once', max_length=16)),
+                ('periods', models.PositiveSmallIntegerField(blank=True, null=True)),
+                ('line_kinds', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=16), blank=True, default=list, help_text='Empty means all lines.')),
+                ('redeem_by', models.DateTimeField(blank=True, null=True)),
+                ('is_active', models.BooleanField(default=True)),
+            ],
+            options={
+                'ordering': ('-id',),
+                'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('currency', ''), ('kind', 'percent'), ('value__gt', 0), ('value__lte', 100)), models.Q(('kind', 'fixed'), ('value__gt', 0), models.Q(('currency', ''), _negated=True)), _connector='OR'), name='coupon_value'), models.CheckConstraint(condition=models.Q(models.Q(('duration', 'repeating'), ('periods__gte', 1)), models.Q(models.Q(('duration', 'repeating'), _negated=True), ('periods__isnull', True)), _connector='OR'), name='coupon_periods')],
+            },
+        ),
+        migrations.CreateModel(
+            name='Invoice',
+            fields=[
+                ('id', models.UUIDField(default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('updated_at', models.DateTimeField(auto_now=True)),
+                ('occasion', models.CharField(choices=[('period', 'Period'), ('opening', 'Opening')], default='period', max_length=8)),
+                ('document', models.CharField(choices=[('invoice', 'Invoice'), ('credit_note', 'Credit Note'), ('none', 'None')], default='invoice', max_length=16)),
+                ('status', models.CharField(choices=[('draft', 'Draft'), ('open', 'Open'), ('paid', 'Paid'), ('void', 'Void'), ('uncollectible', 'Uncollectible')], default='draft', max_length=16)),
+                ('number', models.CharField(blank=True, max_length=64, null=True)),
+                ('currency', models.CharField(max_length=3)),
+                ('timezone', models.CharField(help_text="The tenant's, in which the period lies.", max_length=64)),
+                ('period_start', models.DateTimeField()),
+                ('period_end', models.DateTimeField()),
+                ('issue_date', models.DateField(blank=True, null=True)),
+                ('due_date', models.DateField(blank=True, null=True)),
+                ('finalized_at', models.DateTimeField(blank=True, null=True)),
+                ('subtotal_minor', models.BigIntegerField(default=0)),
+                ('discount_minor', models.BigIntegerField(default=0)),
+                ('promotional_minor', models.BigIntegerField(default=0)),
+                ('net_minor', models.BigIntegerField(default=0)),
+                ('tax_minor', models.BigIntegerField(default=0)),
+                ('total_minor', models.BigIntegerField(default=0)),
+                ('prepaid_minor', models.BigIntegerField(default=0)),
+                ('tax_breakdown', models.JSONField(default=list)),
+                ('parties', models.JSONField(default=dict)),
+                ('rating_hash', models.CharField(blank=True, max_length=64)),
+                ('ledger_to', models.DateTimeField()),
+                ('paid_minor', models.BigIntegerField(default=0)),
+                ('credited_minor', models.BigIntegerField(default=0, help_text='Of credit notes, off the open balance.')),
+                ('paid_at', models.DateTimeField(blank=True, null=True)),
+                ('payment_reference', models.CharField(blank=True, max_length=200)),
+                ('voided_at', models.DateTimeField(blank=True, null=True)),
+                ('status_reason', models.CharField(blank=True, max_length=300)),
+                ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='invoices', to='tenants.tenant')),
+            ],
+            options={
+                'ordering': ('-id',),
+            },
+        ),
+        migrations.CreateModel(
+            name='CreditNote',
+            fields=[
+                ('id', models.UUIDField(default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('updated_at', models.DateTimeField(auto_now=True)),
+                ('number', models.CharField(max_length=64)),
+                ('reason', models.CharField(max_length=300)),
+                ('currency', models.CharField(max_length=3)),
+                ('issue_date', models.DateField()),
+                ('finalized_at', models.DateTimeField()),
+                ('net_minor', models.BigIntegerField()),
+                ('tax_minor', models.BigIntegerField()),
+                ('total_minor', models.BigIntegerField()),
+                ('tax_breakdown', models.JSONField(default=list)),
+                ('reduces_open_minor', models.BigIntegerField()),
+                ('refundable_minor', models.BigIntegerField()),
+                ('to_wallet_minor', models.BigIntegerField()),
+                ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='credit_notes', to='tenants.tenant')),
+                ('invoice', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='credit_notes', to='billing.invoice')),
+            ],
+            options={
+                'ordering': ('-id',),
+            },
+        ),
+        migrations.CreateModel(
+            name='InvoiceLine',
+            fields=[
+                ('id', models.UUIDField(default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('position', models.PositiveIntegerField()),
+                ('kind', models.CharField(choices=[('base', 'Base'), ('usage', 'Usage'), ('tier_fee', 'Tier Fee'), ('request_fee', 'Request Fee'), ('true_up', 'True Up'), ('proration', 'Proration'), ('adjustment', 'Adjustment')], max_length=16)),
+                ('charge', models.IntegerField(blank=True, help_text="Position among the version's charges.", null=True)),
+                ('meter', models.CharField(blank=True, max_length=64)),
+                ('tier', models.IntegerField(blank=True, null=True)),
+                ('description', models.CharField(max_length=300)),
+                ('quantity', models.DecimalField(decimal_places=12, max_digits=30)),
+                ('unit', models.CharField(blank=True, max_length=64)),
+                ('price', models.DecimalField(blank=True, decimal_places=12, max_digits=30, null=True)),
+                ('per', models.DecimalField(decimal_places=12, default=Decimal('1'), max_digits=30)),
+                ('amount_minor', models.BigIntegerField()),
+                ('discount_minor', models.BigIntegerField(default=0, help_text='Discounts and promotional credit.')),
+                ('net_minor', models.BigIntegerField()),
+                ('tax_key', models.CharField(max_length=200)),
+                ('period_start', models.DateTimeField()),
+                ('period_end', models.DateTimeField()),
+                ('ledger_from', models.DateTimeField(blank=True, null=True)),
+                ('ledger_to', models.DateTimeField(blank=True, null=True)),
+                ('measured', models.DecimalField(blank=True, decimal_places=0, max_digits=40, null=True)),
+                ('invoice', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='lines', to='billing.invoice')),
+                ('plan_version', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, to='billing.planversion')),
+            ],
+            options={
+                'ordering': ('position',),
+            },
+        ),
+        migrations.CreateModel(
+            name='CreditNoteLine',
+            fields=[
+                ('id', models.UUIDField(default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('position', models.PositiveIntegerField()),
+                ('net_minor', models.BigIntegerField()),
+                ('tax_key', models.CharField(max_length=200)),
+                ('credit_note', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='lines', to='billing.creditnote')),
+                ('invoice_line', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='credits', to='billing.invoiceline')),
+            ],
+            options={
+                'ordering': ('position',),
+            },
+        ),
+        migrations.CreateModel(
+            name='LegalEntity',
+            fields=[
+                ('id', models.UUIDField(default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('updated_at', models.DateTimeField(auto_now=True)),
+                ('code', models.SlugField(max_length=32, unique=True)),
+                ('name', models.CharField(max_length=200)),
+                ('address_lines', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=200), blank=True, default=list, size=3)),
+                ('postal_code', models.CharField(blank=True, max_length=20)),
+                ('city', models.CharField(blank=True, max_length=100)),
+                ('country', models.CharField(help_text='ISO 3166-1 alpha-2.', max_length=2)),
+                ('vat_id', models.CharField(blank=True, max_length=32)),
+                ('registration', models.CharField(blank=True, help_text='Company register and number.', max_length=100)),
+                ('email', models.EmailField(blank=True, max_length=254)),
+                ('iban', models.CharField(blank=True, max_length=34)),
+                ('bic', models.CharField(blank=True, max_length=11)),
+                ('timezone', models.CharField(default='UTC', max_length=64)),
+                ('currency', models.CharField(default='EUR', max_length=3)),
+                ('number_prefix', models.CharField(max_length=16)),
+                ('series', models.CharField(default='INV', max_length=8)),
+                ('credit_series', models.CharField(default='CN', max_length=8)),
+                ('net_days', models.PositiveSmallIntegerField(default=14)),
+                ('logo_svg', models.TextField(blank=True)),
+                ('footer', models.CharField(blank=True, max_length=500)),
+                ('is_default', models.BooleanField(default=False)),
+                ('auto_finalize', models.BooleanField(default=False, help_text='Close periods without a clerk.')),
+                ('grace_hours', models.PositiveSmallIntegerField(default=6)),
+            ],
+            options={
+                'verbose_name_plural': 'legal entities',
+                'ordering': ('code',),
+                'constraints': [models.UniqueConstraint(condition=models.Q(('is_default', True)), fields=('is_default',), name='one_default_legal_entity'), models.UniqueConstraint(fields=('number_prefix',), name='number_prefix_once'), models.CheckConstraint(condition=models.Q(('series', models.F('credit_series')), _negated=True), name='invoice_and_credit_series_differ')],
+            },
+        ),
+        migrations.AddField(
+            model_name='invoice',
+            name='legal_entity',
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='invoices', to='billing.legalentity'),
+        ),
+        migrations.CreateModel(
+            name='DocumentCounter',
+            fields=[
+                ('id', models.UUIDField(default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('series', models.CharField(max_length=8)),
+                ('year', models.PositiveSmallIntegerField()),
+                ('last', models.PositiveIntegerField(default=0)),
+                ('legal_entity', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='counters', to='billing.legalentity')),
+            ],
+            options={
+                'ordering': ('legal_entity', 'series', 'year'),
+            },
+        ),
+        migrations.AddField(
+            model_name='creditnote',
+            name='legal_entity',
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='credit_notes', to='billing.legalentity'),
+        ),
+        migrations.CreateModel(
+            name='BillingProfile',
+            fields=[
+                ('id', models.UUIDField(default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('updated_at', models.DateTimeField(auto_now=True)),
+                ('legal_name', models.CharField(blank=True, max_length=200)),
+                ('address_lines', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=200), blank=True, default=list, size=3)),
+                ('postal_code', models.CharField(blank=True, max_length=20)),
+                ('city', models.CharField(blank=True, max_length=100)),
+                ('country', models.CharField(blank=True, max_length=2)),
+                ('vat_id', models.CharField(blank=True, max_length=32)),
+                ('tax_treatment', models.CharField(choices=[('domestic', 'Domestic'), ('reverse_charge', 'Reverse Charge'), ('exempt', 'Exempt'), ('export', 'Export')], default='domestic', max_length=16)),
+                ('net_days', models.PositiveSmallIntegerField(blank=True, help_text="Empty: the seller's.", null=True)),
+                ('einvoice_address', models.CharField(blank=True, help_text='scheme:id, such as 0088:…', max_length=200)),
+                ('buyer_reference', models.CharField(blank=True, max_length=100)),
+                ('purchase_order', models.CharField(blank=True, max_length=100)),
+                ('emails', django.contrib.postgres.fields.ArrayField(base_field=models.EmailField(max_length=254), blank=True, default=list, size=20)),
+                ('issue_zero_invoices', models.BooleanField(default=False)),
+                ('tenant', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='billing_profile', to='tenants.tenant')),
+                ('legal_entity', models.ForeignKey(blank=True, help_text='Empty: the default one.', null=True, on_delete=django.db.models.deletion.PROTECT, to='billing.legalentity')),
+            ],
+            options={
+                'ordering': ('-id',),
+            },
+        ),
+        migrations.CreateModel(
+            name='TaxRate',
+            fields=[
+                ('id', models.UUIDField(default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('updated_at', models.DateTimeField(auto_now=True)),
+                ('key', models.SlugField(max_length=63)),
+                ('category', models.CharField(choices=[('S', 'Standard'), ('Z', 'Zero'), ('E', 'Exempt'), ('AE', 'Reverse Charge'), ('K', 'Intra Community'), ('G', 'Export'), ('O', 'Out Of Scope')], max_length=2)),
+                ('percent', models.DecimalField(decimal_places=4, max_digits=7)),
+                ('country', models.CharField(max_length=2)),
+                ('valid_from', models.DateField()),
+                ('valid_to', models.DateField(blank=True, null=True)),
+                ('exemption_text', models.CharField(blank=True, max_length=300)),
+                ('exemption_code', models.CharField(blank=True, help_text='VATEX code.', max_length=30)),
+            ],
+            options={
+                'ordering': ('country', 'key', '-valid_from'),
+                'constraints': [models.UniqueConstraint(fields=('country', 'key', 'valid_from'), name='tax_rate_once'), models.CheckConstraint(condition=models.Q(('percent__gte', 0), ('percent__lte', 100)), name='tax_percent'), models.CheckConstraint(condition=models.Q(('category', 'S'), ('percent', 0), _connector='OR'), name='only_standard_tax_has_percent'), models.CheckConstraint(condition=models.Q(('valid_to__isnull', True), ('valid_to__gt', models.F('valid_from')), _connector='OR'), name='tax_rate_period')],
+            },
+        ),
+        migrations.CreateModel(
+            name='TenantCoupon',
+            fields=[
+                ('id', models.UUIDField(default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('updated_at', models.DateTimeField(auto_now=True)),
+                ('redeemed_at', models.DateTimeField()),
+                ('removed_at', models.DateTimeField(blank=True, null=True)),
+                ('coupon', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='redemptions', to='billing.coupon')),
+                ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='coupons', to='tenants.tenant')),
+            ],
+            options={
+                'ordering': ('redeemed_at', 'id'),
+            },
+        ),
+        migrations.CreateModel(
+            name='InvoiceDiscount',
+            fields=[
+                ('id', models.UUIDField(default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('position', models.PositiveIntegerField()),
+                ('description', models.CharField(max_length=300)),
+                ('amount_minor', models.BigIntegerField()),
+                ('invoice', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='discounts', to='billing.invoice')),
+                ('tenant_coupon', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='uses', to='billing.tenantcoupon')),
+            ],
+            options={
+                'ordering': ('position',),
+            },
+        ),
+        migrations.CreateModel(
+            name='ClosedPeriod',
+            fields=[
+                ('id', models.UUIDField(default=tenants.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('start', models.DateTimeField()),
+                ('end', models.DateTimeField()),
+                ('currency', models.CharField(max_length=3)),
+                ('closed_at', models.DateTimeField()),
+                ('ledger_to', models.DateTimeField()),
+                ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='closed_periods', to='tenants.tenant')),
+                ('invoice', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='closed_periods', to='billing.invoice')),
+            ],
+            options={
+                'ordering': ('-start',),
+                'constraints': [models.UniqueConstraint(fields=('tenant', 'start', 'currency'), name='period_closed_once')],
+            },
+        ),
+        migrations.AddConstraint(
+            model_name='invoiceline',
+            constraint=models.UniqueConstraint(fields=('invoice', 'position'), name='invoice_line_position'),
+        ),
+        migrations.AddConstraint(
+            model_name='invoiceline',
+            constraint=models.CheckConstraint(condition=models.Q(('net_minor', django.db.models.expressions.CombinedExpression(models.F('amount_minor'), '-', models.F('discount_minor')))), name='invoice_line_net'),
+        ),
+        migrations.AddConstraint(
+            model_name='creditnoteline',
+            constraint=models.UniqueConstraint(fields=('credit_note', 'invoice_line'), name='line_once_per_credit_note'),
+        ),
+        migrations.AddIndex(
+            model_name='invoice',
+            index=models.Index(fields=['tenant', 'period_start'], name='invoice_of_tenant'),
+        ),
+        migrations.AddConstraint(
+            model_name='invoice',
+            constraint=models.UniqueConstraint(condition=models.Q(('status', 'void'), _negated=True), fields=('tenant', 'period_start', 'occasion', 'currency'), name='invoice_once_per_period'),
+        ),
+        migrations.AddConstraint(
+            model_name='invoice',
+            constraint=models.UniqueConstraint(fields=('legal_entity', 'number'), name='invoice_number_once'),
+        ),
+        migrations.AddConstraint(
+            model_name='invoice',
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('number__isnull', True), ('status', 'draft')), models.Q(models.Q(('status', 'draft'), _negated=True), ('number__isnull', False)), _connector='OR'), name='invoice_number_from_finalization_on'),
+        ),
+        migrations.AddConstraint(
+            model_name='invoice',
+            constraint=models.CheckConstraint(condition=models.Q(('total_minor', django.db.models.expressions.CombinedExpression(models.F('net_minor'), '+', models.F('tax_minor')))), name='invoice_total'),
+        ),
+        migrations.AddConstraint(
+            model_name='invoice',
+            constraint=models.CheckConstraint(condition=models.Q(('net_minor', django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(models.F('subtotal_minor'), '-', models.F('discount_minor')), '-', models.F('promotional_minor')))), name='invoice_net'),
+        ),
+        migrations.AddConstraint(
+            model_name='invoice',
+            constraint=models.CheckConstraint(condition=models.Q(('period_end__gt', models.F('period_start'))), name='invoice_period'),
+        ),
+        migrations.AddConstraint(
+            model_name='invoice',
+            constraint=models.CheckConstraint(condition=models.Q(('credited_minor__gte', 0), ('paid_minor__gte', 0), ('prepaid_minor__gte', 0)), name='invoice_payments_not_negative'),
+        ),
+        migrations.AddConstraint(
+            model_name='documentcounter',
+            constraint=models.UniqueConstraint(fields=('legal_entity', 'series', 'year'), name='counter_once'),
+        ),
+        migrations.AddConstraint(
+            model_name='creditnote',
+            constraint=models.UniqueConstraint(fields=('legal_entity', 'number'), name='credit_note_number_once'),
+        ),
+        migrations.AddConstraint(
+            model_name='creditnote',
+            constraint=models.CheckConstraint(condition=models.Q(('total_minor', django.db.models.expressions.CombinedExpression(models.F('net_minor'), '+', models.F('tax_minor')))), name='credit_note_total'),
+        ),
+        migrations.AddConstraint(
+            model_name='creditnote',
+            constraint=models.CheckConstraint(condition=models.Q(('total_minor', django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(models.F('reduces_open_minor'), '+', models.F('refundable_minor')), '+', models.F('to_wallet_minor')))), name='credit_note_disposed_of'),
+        ),
+        migrations.AddConstraint(
+            model_name='tenantcoupon',
+            constraint=models.UniqueConstraint(fields=('tenant', 'coupon'), name='coupon_once_per_tenant'),
+        ),
+        migrations.AddConstraint(
+            model_name='invoicediscount',
+            constraint=models.UniqueConstraint(fields=('invoice', 'tenant_coupon'), name='coupon_once_per_invoice'),
+        ),
+    ]
