@@ -41,7 +41,7 @@ def refusal(
 ) -> NoTarget:
     """The error that says why no target is left: by the furthest filter that one reached."""
     name = demands.name
-    by = f"the policy {policy}" + (f", bound to {binding}," if binding else "")
+    by = f"the policy {policy}" + (f" (bound to {binding})" if binding else "")
     match stage:
         case Stage.SERVED:
             return NoTarget(
@@ -52,7 +52,7 @@ def refusal(
         case Stage.ALLOWED:
             return NoTarget("model_not_allowed", f"This key may not use {name!r}.", param="model")
         case Stage.RULES:
-            return NoTarget("model_not_allowed", f"{by} allows no target of {name!r}.", param="model")
+            return NoTarget("model_not_allowed", f"No target of {name!r} is allowed by {by}.", param="model")
         case Stage.OPERATION:
             return NoTarget("invalid_request", f"{name!r} does not serve {demands.operation}.", param="model")
         case Stage.CAPABILITY:
@@ -72,7 +72,7 @@ def refusal(
         case Stage.CREDENTIALS:
             return NoTarget(
                 "model_not_allowed",
-                f"{by} takes only your own credentials, and you have none for {name!r}.",
+                f"No target of {name!r} is reached with a credential of your own, as {by} asks.",
                 param="model",
             )
         case Stage.PREFERENCE:

@@ -73,7 +73,7 @@ def policy(slug: str, strategy: str, *targets: PolicyTarget | str, **fields: Any
     )
 
 
-def snapshot(targets: Sequence[Target], *policies: PolicyEntry) -> RoutingSnapshot:
+def snapshot(targets: Sequence[Target], *policies: PolicyEntry, **more: Any) -> RoutingSnapshot:
     models: dict[str, ModelEntry] = {}
     for each in targets:
         entry = models.get(each.model) or ModelEntry(
@@ -93,4 +93,5 @@ def snapshot(targets: Sequence[Target], *policies: PolicyEntry) -> RoutingSnapsh
         models=models,
         policies={(each.tenant_id, each.slug): each for each in policies},
         providers={each.provider: each.kind.value for each in targets},
+        **more,
     )

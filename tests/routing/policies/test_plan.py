@@ -1,59 +1,16 @@
 from collections import Counter
 from typing import Any
-from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.entries import PolicyTarget, RoutingSnapshot
-from routing.policies.plan import EXPLORE_SHARE, PlanRequest, check_constraints, plan
-from routing.types import EndpointHealth, Health, Operation, RoutePlan
+from routing.policies.plan import EXPLORE_SHARE, check_constraints
+from routing.types import Operation
 from tenants.errors import ApiError
-from tests.routing.targets import NOW, card, policy, snapshot, target
-
-TENANT, STRANGER = UUID(int=1), UUID(int=2)
-
-
-def asked(
-    routes: RoutingSnapshot, model: str, *, latency: dict[str, float] | None = None, **fields: Any
-) -> RoutePlan:
-    draw = fields.pop("draw", 0.5)
-    request = PlanRequest(
-        **{
-            "model": model,
-            "operation": Operation.CHAT,
-            "tenant_id": TENANT,
-            "input_tokens": 1000,
-            "output_tokens": 500,
-            **fields,
-        }
-    )
-    return plan(request, routes, health=health_of(latency or {}), now=NOW, draw=draw)
-
-
-def health_of(latency: dict[str, float]) -> Health:
-    return Health(
-        endpoints={
-            endpoint_id: EndpointHealth(first_byte_p50_ms=first_byte_ms)
-            for endpoint_id, first_byte_ms in latency.items()
-        }
-    )
-
-
-def order(answer: RoutePlan) -> list[str]:
-    return [ranked.target.endpoint_id for ranked in answer.targets]
-
-
-def reasons(answer: RoutePlan) -> dict[str, str]:
-    return {dropped.endpoint_id: dropped.reason for dropped in answer.dropped}
-
-
-def refused(routes: RoutingSnapshot, model: str, **fields: Any) -> ApiError:
-    with pytest.raises(ApiError) as refusal:
-        asked(routes, model, **fields)
-    return refusal.value
-
+from tests.routing.policies.planning import STRANGER, TENANT, asked, order, reasons, refused
+from tests.routing.targets import card, policy, snapshot, target
 
 # ------------------------------------------------------------------ names
 
