@@ -1,4 +1,4 @@
-"""The product with one web worker on private services, for benchmarks that judge what it answers.
+"""The product (one web worker, unless asked for more) on private services, for benchmarks that judge what it answers.
 
 Sets Django up in this process, so that a benchmark can seed and read its tables. It must never touch a database
 or a Redis that it has not started itself.
@@ -29,7 +29,7 @@ class Product:
 
 
 @contextlib.contextmanager
-def product(seed: Callable[[], str]) -> Iterator[Product]:
+def product(seed: Callable[[], str], *, web_workers: int = 1) -> Iterator[Product]:
     """Migrate, seed, start; `seed` runs with Django set up. Raises BenchmarkError."""
     with (
         tempfile.TemporaryDirectory(prefix="tollhouse-bench-") as folder,
@@ -39,7 +39,7 @@ def product(seed: Callable[[], str]) -> Iterator[Product]:
             root=Path(folder),
             host="127.0.0.1",
             port=free_port(),
-            web_workers=1,
+            web_workers=web_workers,
             celery_concurrency=1,
             drain_s=5,
             with_demo=False,

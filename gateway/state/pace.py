@@ -36,6 +36,7 @@ MAX_LENT: Final = 32
 USABLE_SHARE: Final = 0.01
 """How late a slot may be used, as a share of its window; pace.lua keeps twice as much clear."""
 FLUSH_S: Final = 0.2
+BELIEVED_S: Final = 0.05
 LISTEN_S: Final = 0.05
 FRESH_REMAINING_MS: Final = 5_000
 IDLE_S: Final = 3_600.0
@@ -126,6 +127,7 @@ class _Quota:
         "fair",
         "flush",
         "free_at_s",
+        "full",
         "is_asking",
         "is_scheduled",
         "key",
@@ -167,6 +169,7 @@ class _Quota:
         self.used_s = now_s
         self.takes = 0
         self.takes_since_s = now_s
+        self.full: tuple[float, float, dict[str, int]] | None = None  # (believed until, slot at, amounts)
         self.free_at_s = 0.0  # pacing by this worker alone, while Redis is away
         self.fair: dict[tuple[int, str], float] = {}  # (level, tenant) -> where its share ends
         self.turn = 0.0  # how far the shares have been served
@@ -230,9 +233,9 @@ class Pace:
                 self._correct(quota, stamp_ms, counted, {})
         if len(quota.waiting) >= MAX_WAITING:
             raise Saturated(1.0)
-        waiter = _Waiter(
-            loop.create_future(), amounts, now_s + wait_s, priority, self._order_of(quota, priority)
-        )
+        order = self._order_of(quota, priority)
+        waiter = _Waiter(loop.create_future(), amounts, now_s + wait_s, priority, order)
+        self._refuse_when_full(quota, waiter, now_s, wait_s)
         heapq.heappush(quota.waiting, waiter)
         self._schedule(quota)
         try:
@@ -383,12 +386,35 @@ class Pace:
 
     # ------------------------------------------------------------------ waiting
 
+    def _refuse_when_full(self, quota: _Quota, waiter: _Waiter, now_s: float, wait_s: float) -> None:
+        """Under more calls than there are slots, what one has just been told holds for those behind it."""
+        if quota.full is None:
+            return
+        until_s, at_s, refused = quota.full
+        if now_s > until_s:
+            quota.full = None
+        elif (
+            at_s - now_s > wait_s
+            and all(waiter.amounts.get(name, 0) >= refused[name] for name in refused)
+            and not any(waiter < each for each in quota.waiting)  # else it might take that one's slot
+        ):
+            self._forgo(quota, waiter)
+            raise Saturated(at_s - now_s)
+
+    def _forgo(self, quota: _Quota, waiter: _Waiter) -> None:
+        """A call that got no slot took nothing from its tenant's share."""
+        share = (int(waiter.priority.level), waiter.priority.tenant)
+        if share in quota.fair:
+            quota.fair[share] -= 1 / waiter.priority.weight
+
     def _order_of(self, quota: _Quota, priority: Priority) -> tuple[int, float, int]:
         """Start-time fair queueing: a tenant's next call stands 1/weight behind its last one."""
         share = (int(priority.level), priority.tenant)
         if not quota.waiting:
             quota.fair.clear()
             quota.turn = 0.0
+        elif len(quota.fair) > 2 * MAX_WAITING:
+            quota.fair = {each: end for each, end in quota.fair.items() if end > quota.turn}
         start = max(quota.turn, quota.fair.get(share, 0.0))
         quota.fair[share] = start + 1 / priority.weight
         return (share[0], start, next(self._arrivals))
@@ -481,6 +507,7 @@ class Pace:
         for waiter, answer in zip(asked, answers, strict=True):
             if answer < 0:
                 later_s = max(later_s, -answer / 1000)
+                quota.full = (now_s + BELIEVED_S, now_s - answer / 1000, waiter.amounts)
             else:
                 stamp_ms = now_ms + answer if now_ms else 0
                 heapq.heappush(quota.slots, (now_s + answer / 1000, stamp_ms, waiter.amounts))
@@ -511,6 +538,7 @@ class Pace:
             if number < len(times) and times[number] <= max(waiter.deadline_s, now_s) + 0.002:
                 number += 1
                 continue
+            self._forgo(quota, waiter)
             at_s = times[number] - now_s if number < len(times) else 0.0
             waiter.future.set_exception(Saturated(max(later_s, at_s, waiter.deadline_s - now_s, 0.001)))
         quota.waiting = [w for w in quota.waiting if not w.future.done()]
@@ -558,6 +586,7 @@ class Pace:
         if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
             self.give_back(waiter.future.result())
             return
+        self._forgo(quota, waiter)
         if waiter in quota.waiting:
             quota.waiting.remove(waiter)
             heapq.heapify(quota.waiting)

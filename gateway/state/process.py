@@ -95,6 +95,7 @@ class Process:
         await self._beat()
         self.health.configure(self.snapshot.routing)
         await self.health.beat(self.pipe)
+        await self.pace.refresh()
         for loop in (self._heartbeats, self._healthbeats, self._housekeeping, self._announcements):
             self.in_background(asyncio.ensure_future(loop()))
 

@@ -47,7 +47,9 @@ for _, fix in ipairs(told.f) do
       m.b[j] = max(0, had + fix[3])
       m.sum = m.sum + m.b[j] - had
     end
-    if fix[3] < 0 and fix[2] > now and fix[2] == state.last then m.tat = min(m.tat, fix[2]) end
+    -- the next slot was spaced from what this one was counted as
+    if m.tat > now then m.tat = max(now, m.tat + fix[3] * (m.per or 0)) end
+    if fix[3] < 0 and fix[2] > now and fix[2] == state.last then state.last = now end
   end
 end
 
@@ -110,22 +112,39 @@ local function put(m, amount, t)
   m.sum = m.sum + amount
 end
 
+-- Who asks for no less than one who was refused can come no sooner: no need to search again.
+local late, late_for = 0, nil
+local function is_no_less(amounts)
+  for _, m in ipairs(meters) do
+    if (amounts[m.name] or 0) < (late_for[m.name] or 0) then return false end
+  end
+  return true
+end
+
 local answers = {now, 0}
 for i, ask in ipairs(told.a) do
   local t = max(now, state.pause, state.last)
   local smooth = {}
-  for _, m in ipairs(meters) do
-    local amount = min(ask[2][m.name] or 0, m.limit)
-    if amount > 0 then t, smooth[m.name] = earliest(m, amount, t) end
+  if late_for and late - now > ask[1] and is_no_less(ask[2]) then
+    t = late
+  else
+    for _, m in ipairs(meters) do
+      local amount = min(ask[2][m.name] or 0, m.limit)
+      if amount > 0 then t, smooth[m.name] = earliest(m, amount, t) end
+    end
   end
   t = math.ceil(t)
   if t - now > ask[1] then
     answers[i + 2] = -max(1, t - now)
+    late, late_for = t, ask[2]
   else
     for _, m in ipairs(meters) do
       local amount = min(ask[2][m.name] or 0, m.limit)
       if amount > 0 then
-        if smooth[m.name] then m.tat = max(m.tat, t - m.width) + amount / max(rate(m, t), 1e-9) end
+        if smooth[m.name] then
+          m.per = min(1 / max(rate(m, t), 1e-9), m.w)
+          m.tat = max(m.tat, t - m.width) + min(amount * m.per, m.w)
+        end
         put(m, amount, t)
       end
     end
@@ -151,7 +170,7 @@ end
 
 local kept = {last = state.last, pause = state.pause, m = {}}
 for _, m in ipairs(meters) do
-  kept.m[m.name] = {w = m.w, b = m.b, tat = m.tat, f = m.f, ft = m.ft}
+  kept.m[m.name] = {w = m.w, b = m.b, tat = m.tat, per = m.per, f = m.f, ft = m.ft}
 end
 redis.call('SET', KEYS[1], cmsgpack.pack(kept), 'PX',
   math.ceil(2 * longest + max(0, state.pause - now)))

@@ -310,6 +310,51 @@ def test_tenants_of_a_level_share_by_weight_however_many_calls_each_has_waiting(
     assert [first.count(heavy), first.count(light)] == [12, 4]
 
 
+def test_refused_calls_take_nothing_from_their_tenants_share(run, redis):
+    async def scenario():
+        async with workers(redis) as (pace,):
+            busy = target("e", quota_key="c/m", limit_rpm=3_000)
+            flooding, modest = Priority(tenant="flooding"), Priority(tenant="modest")
+            await taken(pace, busy, at_most=2_000)
+            served = []
+
+            async def call(priority):
+                await pace.take(busy, tokens=1, wait_s=30.0, priority=priority)
+                served.append(priority)
+
+            calls = [asyncio.ensure_future(call(flooding)) for _ in range(8)]
+            await asyncio.sleep(0)
+            for _ in range(50):
+                with pytest.raises(Saturated):
+                    await pace.take(busy, tokens=1, wait_s=0.0, priority=flooding)
+            calls += [asyncio.ensure_future(call(flooding)) for _ in range(8)]
+            calls += [asyncio.ensure_future(call(modest)) for _ in range(8)]
+            already = len(served)
+            await asyncio.gather(*calls)
+            after = served[already:]
+            assert abs(after[:8].count(flooding) - 4) <= 2
+            assert after.index(modest) < 3
+
+    run(scenario())
+
+
+def test_the_next_slot_is_no_longer_far_off_when_a_call_took_less_than_estimated(run, redis):
+    async def scenario():
+        async with workers(redis) as (pace,):
+            slots = [await pace.take(BY_TOKENS, tokens=250, wait_s=0.0) for _ in range(3)]
+            with pytest.raises(Saturated) as refused:
+                await pace.take(BY_TOKENS, tokens=250, wait_s=0.0)
+            assert refused.value.retry_after_s > 10
+            pace.settle(slots[2], tokens=1)
+            pace.settle(slots[1], tokens=200)
+            await until(lambda: counted(redis, "tokens") == 451)
+            await asyncio.sleep(0.1)
+            slot = await pace.take(BY_TOKENS, tokens=60, wait_s=3.0)  # beyond the half, and soon
+            assert slot.amounts == {"tokens": 60}
+
+    run(scenario())
+
+
 def test_a_call_that_stops_waiting_leaves_its_slot_to_others(run, redis):
     async def scenario():
         async with workers(redis) as (pace,):
