@@ -24,6 +24,7 @@ from rest_framework.views import APIView
 from gateway.edge.door import Request, Response, answer, check_head, refuse
 from gateway.edge.openai import parse_body
 from gateway.experiments import feedback
+from gateway.experiments.models import Feedback
 from gateway.logs.generations import generation_of
 from gateway.pipeline.call import Caller
 from gateway.pipeline.run import identify
@@ -131,7 +132,7 @@ class Generation(GetView):
 
 
 @declare("What the caller thinks of an answer: score, label, comment (scope inference:feedback)")
-class Feedback(PostView):
+class GiveFeedback(PostView):
     async def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
         process = state.current()
         id_text = str(uuid7())
@@ -154,7 +155,7 @@ class Feedback(PostView):
         made["x-request-id"] = id_text
         return made
 
-    async def _give(self, verdict: feedback.Verdict, caller: Caller) -> tuple[feedback.Feedback, bool]:
+    async def _give(self, verdict: feedback.Verdict, caller: Caller) -> tuple[Feedback, bool]:
         """Store it, as soon as the call's record is there: a client may be quick."""
         deadline = time.monotonic() + LEDGER_WAIT_S
         while True:
@@ -203,7 +204,7 @@ urlpatterns = [
     path("embeddings", Embeddings.as_view()),
     path("models", Models.as_view()),
     path("models/<path:model>", Models.as_view()),
-    path("feedback", Feedback.as_view()),
+    path("feedback", GiveFeedback.as_view()),
     path("generations/<uuid:request_id>", Generation.as_view()),
     path("<path:anything>", Unknown.as_view()),
 ]

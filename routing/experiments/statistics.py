@@ -52,7 +52,8 @@ def mean(total: float, n: int, deviation: float | None, *, level: float = LEVEL)
 
 
 def quantile_ranks(q: float, n: int, *, level: float = LEVEL) -> tuple[int, int, int] | None:
-    """Which of `n` sorted values (from 1) are the quantile and the ends of its interval. None below FEW.
+    """Which of `n` sorted values (from 1) are the quantile and the ends of its interval. None for too few:
+    below FEW, and where no value lies far enough beyond the quantile to bound it (p95: below about 110).
 
     The number of values below the true quantile is binomial(n, q): the interval lies between two order
     statistics, whatever the distribution (David and Nagaraja, Order Statistics, 7.1; normal approximation).
@@ -60,11 +61,8 @@ def quantile_ranks(q: float, n: int, *, level: float = LEVEL) -> tuple[int, int,
     if n < FEW:
         return None
     spread = z_of(level) * sqrt(n * q * (1 - q))
-    return (
-        max(1, ceil(n * q)),
-        max(1, floor(n * q - spread)),
-        min(n, ceil(n * q + spread) + 1),
-    )
+    low, high = floor(n * q - spread), ceil(n * q + spread) + 1
+    return (ceil(n * q), low, high) if low >= 1 and high <= n else None
 
 
 def share_difference(ours: tuple[int, int], control: tuple[int, int], *, level: float) -> Estimate | None:
