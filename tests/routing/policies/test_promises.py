@@ -17,7 +17,7 @@ from tests.routing.targets import NOW, card, policy, snapshot, target
 
 REQUESTS_PER_WORLD = 100
 PROVIDERS = ("alpha", "beta", "gamma")
-REGIONS = ("eu", "us", "ap", "global")
+REGIONS = ("eu", "eu", "eu", "us", "ap", "global")
 MODELS = ("m", "n", "o")
 
 
@@ -40,7 +40,7 @@ def some_target(dice: random.Random, number: int) -> Target:
         capabilities=frozenset(dice.sample(("tools", "vision"), dice.randint(0, 2))),
         trains_on_data=dice.choice((None, True, False)),
         retention_days=dice.choice((None, 0, 30)),
-        needs_own=dice.random() < 0.1,
+        needs_own=dice.random() < 0.05,
     )
 
 
@@ -53,7 +53,7 @@ def twins(made: list[Target]) -> list[Target]:
 
 
 def world(dice: random.Random, constraints: dict[str, Any]) -> RoutingSnapshot:
-    targets = twins([some_target(dice, number) for number in range(2 * dice.randint(1, 6))])
+    targets = twins([some_target(dice, number) for number in range(2 * dice.randint(1, 12))])
     fallback = tuple(PolicyTarget(name, None, 1) for name in dice.sample(MODELS, dice.randint(0, 2)))
     main = [PolicyTarget(name, None, dice.randint(0, 3)) for name in dice.sample(MODELS, dice.randint(0, 3))]
     shadowed = policy("shadowed", "cost", variant="shadow", constraints=constraints)
@@ -73,12 +73,12 @@ def world(dice: random.Random, constraints: dict[str, Any]) -> RoutingSnapshot:
 
 def some_request(dice: random.Random) -> dict[str, Any]:
     return {
-        "model": dice.choice((*(f"policy:{name}" for name in STRATEGIES), *MODELS, "auto", "alpha/m")),
+        "model": dice.choice((*(f"policy:{name}" for name in STRATEGIES), "m", "n", "auto", "alpha/m")),
         "tenant_id": dice.choice((TENANT, STRANGER)),
         "feature": dice.choice(("", "chat")),
-        "allowed_models": dice.choice((None, None, frozenset({"m", "beta/n"}), frozenset({"auto"}))),
-        "capabilities": dice.choice((frozenset(), frozenset({"tools"}))),
-        "input_tokens": dice.choice((0, 400, 5000)),
+        "allowed_models": dice.choice((*[None] * 6, frozenset({"m", "beta/n"}), frozenset({"auto"}))),
+        "capabilities": dice.choice((frozenset(), frozenset(), frozenset({"tools"}))),
+        "input_tokens": dice.choice((0, 400, 400, 5000)),
         "output_tokens": dice.choice((0, 300)),
         "allow_unpriced": dice.random() < 0.5,
     }
@@ -99,7 +99,7 @@ def some_wishes(dice: random.Random) -> dict[str, Any]:
         "preferred_max_latency": dice.choice((0.5, {"p90": 2})),
         "preferred_min_throughput": 20,
     }
-    return {name: value for name, value in said.items() if dice.random() < 0.35}
+    return {name: value for name, value in said.items() if dice.random() < 0.2}
 
 
 def some_health(dice: random.Random) -> Health:
@@ -115,10 +115,10 @@ def some_health(dice: random.Random) -> Health:
                 latency_p95_ms=dice.choice((None, dice.uniform(10, 9000))),
                 output_tokens_per_s=dice.choice((None, 50.0)),
             )
-            for number in range(6)
+            for number in range(12)
             if dice.random() < 0.7
         },
-        pauses={f"c0/{number}": NOW + 5 for number in range(6) if dice.random() < 0.2},
+        pauses={f"c0/{number}": NOW + 5 for number in range(12) if dice.random() < 0.2},
         burn={"*/chat": dice.uniform(0, 6)},
     )
 
