@@ -57,6 +57,7 @@ PLATFORM = (
     Entry(label="What-if", scope="cost:read", url_name="replay_list", icon="rewind"),
     Entry(label="Tenants", scope="tenants:read", url_name="tenant_list", icon="building-2"),
     Entry(label="Providers", scope="providers:read", url_name="provider_list", icon="plug"),
+    Entry(label="Health", scope="providers:read", url_name="health_list", icon="activity"),
     Entry(label="Models", scope="models:read", url_name="model_list", icon="boxes"),
 )
 TENANT = (

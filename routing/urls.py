@@ -5,6 +5,7 @@ from rest_framework.routers import SimpleRouter
 
 from routing import api, views
 from routing.health import api as health_api
+from routing.health import views as health_views
 
 _top = SimpleRouter(use_regex_path=False)
 _top.register("providers", api.ProviderResource, basename="provider")
@@ -41,4 +42,11 @@ console_urlpatterns: list[URLPattern | URLResolver] = [
         name="endpoint_toggle",
     ),
     path("platform/models/", views.model_list, name="model_list"),
+    path("platform/health/", health_views.health_list, name="health_list"),
+    path("platform/health/<slug:slug>/", health_views.health_detail, name="health_detail"),
+    path(
+        "platform/health/<slug:slug>/endpoints/<uuid:endpoint_id>/reset/",
+        health_views.breaker_reset,
+        name="breaker_reset",
+    ),
 ]

@@ -55,6 +55,8 @@ OPERATOR_PAGES = {
     "provider-new": "/platform/providers/new/",
     "provider-edit": "/platform/providers/vllm/edit/",
     "models": "/platform/models/",
+    "health": "/platform/health/",
+    "health-provider": "/platform/health/openai/",
     "tenant-as-operator": "/t/acme/settings/",
     "tenant-suspended": "/t/late-payer/",
     "not-found": "/t/nobody/",

@@ -17,6 +17,7 @@ from billing.usage.records import UsageRecord
 from gateway.logs.ingest import LogEntry, store
 from gateway.models import Replay
 from gateway.replay import jobs
+from routing.health.models import HealthSample, Incident
 from routing.models import CostRate, Endpoint, Model, Provider, RoutingPolicy, RoutingPolicyVersion
 from tenants import keys
 from tenants.ids import instant_of, uuid7
@@ -112,6 +113,7 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
         Membership.objects.create(tenant=tenant, user=people[name], role=role)
     _plans(acme)
     _routes()
+    _health(now)
     production = _key(acme, "Production backend", limit_rpm=600)
     nightly = _key(acme, "Nightly batch", allowed_models=["gpt-4o-mini"])
     foreign = _key(nordlicht, "Redaktion")
@@ -219,6 +221,38 @@ def _routes():
             )
     policy = RoutingPolicy.objects.create(slug="cheap-first", name="The cheapest that can")
     RoutingPolicyVersion.objects.create(policy=policy, number=1, strategy="cost")
+
+
+def _health(now):
+    """Forty days with two incidents, one of which goes on, and a day of samples with a slow hour."""
+    Endpoint.objects.update(created_at=now - timedelta(days=40))
+    first, second = Endpoint.objects.filter(provider__slug="openai").order_by("id")
+    for endpoint, began, ended, reason in (
+        (first, timedelta(days=12, hours=3), timedelta(days=12), "5 failures in a row"),
+        (second, timedelta(minutes=20), None, "11 of 20 calls failed within 10 s"),
+    ):
+        Incident.objects.create(
+            endpoint=endpoint,
+            opened_at=now - began,
+            closed_at=None if ended is None else now - ended,
+            reason=reason,
+            opened_by="calls",
+            closed_by="" if ended is None else "calls",
+        )
+    HealthSample.objects.bulk_create(
+        HealthSample(
+            endpoint=first,
+            at=now - timedelta(minutes=5 * number),
+            attempts=40,
+            failed=1 if number % 7 == 0 else 0,
+            errors={"timeout": 1} if number % 7 == 0 else {},
+            first_byte_p50_ms=300 + number,
+            first_byte_p95_ms=3000 if 60 < number < 72 else 900,
+            latency_p95_ms=4000,
+            circuit="closed",
+        )
+        for number in range(1, 280)
+    )
 
 
 def _calls(*, now, count, dice, acme, other):

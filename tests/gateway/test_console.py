@@ -34,6 +34,8 @@ PAGES = {
     "provider_list": PLATFORM,
     "provider_create": (200, 403, 404, 404, 404, 404),
     "model_list": PLATFORM,
+    "health_list": PLATFORM,
+    "health_detail": PLATFORM,
     "tenant_home": TENANT,
     "tenant_live": TENANT,
     "tenant_first_call": (200, 403, 200, 200, 200, 404),
@@ -60,6 +62,7 @@ ACTIONS = {
     "provider_test": (404, 403, 404),
     "provider_import": (404, 403, 404),
     "endpoint_toggle": (404, 403, 404),
+    "breaker_reset": (404, 403, 404),
 }
 SIGNED_IN = {"home"}
 
