@@ -17,54 +17,68 @@ from billing.usage.partitions import LEDGER
 from billing.usage.rollups import FINAL_WEIGHT, TOKENS
 
 _FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
-_FINAL_TOKENS = f"CASE WHEN is_final THEN {TOKENS} ELSE 0 END"
-_KEY = "(b.api_key_id IS NULL OR u.api_key_id = b.api_key_id)"
-_FEATURE = "(b.feature = '' OR u.feature = b.feature)"
-_MODEL = "(b.model = '' OR u.model = b.model)"
-_USER = "(b.end_user = '' OR u.end_user = b.end_user)"
-
-
-def _sum(table: str, *, tokens: str, requests: str, where: str) -> str:
-    """A LATERAL item with the total of budget `b` in a table."""
-    return (
-        f"LATERAL (SELECT CASE b.measure WHEN 'price' THEN sum(price_pico) WHEN 'cost' THEN sum(cost_pico) "
-        f"WHEN 'tokens' THEN sum({tokens}) ELSE sum({requests}) END AS total "
-        f"FROM {table} u WHERE u.tenant_id = b.tenant_id AND {where})"
-    )
-
-
-_BY_HOUR = _sum(
-    "billing_usage_hour",
-    tokens=TOKENS,
-    requests="requests",
-    where=f"b.source = 'hour' AND u.hour >= b.whole AND u.hour < b.high AND {_FEATURE} AND {_MODEL}",
-)
-_BY_KEY = _sum(
-    "billing_usage_key_hour",
-    tokens="tokens",
-    requests="requests",
-    where=f"b.source = 'key' AND u.hour >= b.whole AND u.hour < b.high AND {_KEY} AND {_MODEL}",
-)
-# All of a scope that the rollups do not know; of others, what their window's start cuts off an hour.
-_BY_CALL = _sum(
-    LEDGER,
-    tokens=_FINAL_TOKENS,
-    requests=FINAL_WEIGHT,
-    where=(
-        "u.occurred_at >= b.low AND u.occurred_at < CASE b.source WHEN 'call' THEN b.high ELSE b.whole END "
-        f"AND {_KEY} AND {_FEATURE} AND {_MODEL} AND {_USER}"
-    ),
-)
 _COLUMNS = {
     "tenant_id": "uuid", "api_key_id": "uuid", "feature": "text", "model": "text", "end_user": "text",
     "measure": "text", "source": "text", "low": "timestamptz", "whole": "timestamptz", "high": "timestamptz",
 }  # fmt: skip
+_SCOPE = {
+    "api_key_id": "(b.api_key_id IS NULL OR u.api_key_id = b.api_key_id)",
+    "feature": "(b.feature = '' OR u.feature = b.feature)",
+    "model": "(b.model = '' OR u.model = b.model)",
+    "end_user": "(b.end_user = '' OR u.end_user = b.end_user)",
+}
+
+
+_MEASURED = (
+    "CASE b.measure WHEN 'price' THEN u.price WHEN 'cost' THEN u.cost WHEN 'tokens' THEN u.tokens "
+    "ELSE u.requests END"
+)
+
+
+def _sums(*, tokens: str, requests: str) -> str:
+    return f"sum(price_pico) AS price, sum(cost_pico) AS cost, sum({tokens}) AS tokens, sum({requests}) AS requests"
+
+
+def _rolled_up(source: str, table: str, *, keys: Sequence[str], tokens: str) -> str:
+    """The sums of each tenant and span that budgets of this source ask for, once for all of them."""
+    named = ", ".join(keys)
+    return (
+        f"SELECT span.*, sums.* FROM (SELECT DISTINCT tenant_id, whole, high FROM b WHERE source = '{source}') span "
+        f"CROSS JOIN LATERAL (SELECT {named}, {_sums(tokens=tokens, requests='requests')} FROM {table} u "
+        "WHERE u.tenant_id = span.tenant_id AND u.hour >= span.whole AND u.hour < span.high "
+        f"GROUP BY {named}) sums"
+    )
+
+
+def _of_budgets(source: str, name: str, *, keys: Sequence[str]) -> str:
+    """Each budget's part of those sums."""
+    scope = " AND ".join(_SCOPE[key] for key in keys)
+    return (
+        f"SELECT b.position, {_MEASURED} AS total FROM b JOIN {name} u USING (tenant_id, whole, high) "
+        f"WHERE b.source = '{source}' AND {scope}"
+    )
+
+
+_OF_HOURS = ("feature", "model")
+_OF_KEYS = ("api_key_id", "model")
+_FINAL_TOKENS = f"CASE WHEN is_final THEN {TOKENS} ELSE 0 END"
+# All of a scope that the rollups do not know; of others, what their window's start cuts off an hour.
+_OF_CALLS = (
+    f"SELECT b.position, {_MEASURED} AS total FROM b CROSS JOIN LATERAL ("
+    f"SELECT {_sums(tokens=_FINAL_TOKENS, requests=FINAL_WEIGHT)} FROM {LEDGER} u "
+    "WHERE u.tenant_id = b.tenant_id AND u.occurred_at >= b.low "
+    "AND u.occurred_at < CASE b.source WHEN 'call' THEN b.high ELSE b.whole END "
+    f"AND {' AND '.join(_SCOPE.values())}) u WHERE b.source = 'call' OR b.low < b.whole"
+)
 _STATEMENT = (
-    "SELECT coalesce(by_hour.total, 0) + coalesce(by_key.total, 0) + coalesce(by_call.total, 0) "
-    f"FROM unnest({', '.join(f'%({name})s::{kind}[]' for name, kind in _COLUMNS.items())}) "
-    f"WITH ORDINALITY AS b ({', '.join(_COLUMNS)}, position) "
-    f"LEFT JOIN {_BY_HOUR} by_hour ON b.source = 'hour' LEFT JOIN {_BY_KEY} by_key ON b.source = 'key' "
-    f"LEFT JOIN {_BY_CALL} by_call ON b.source = 'call' OR b.low < b.whole ORDER BY b.position"
+    f"WITH b AS MATERIALIZED (SELECT * FROM unnest({', '.join(f'%({n})s::{k}[]' for n, k in _COLUMNS.items())}) "
+    f"WITH ORDINALITY AS asked ({', '.join(_COLUMNS)}, position)), "
+    f"by_hour AS MATERIALIZED ({_rolled_up('hour', 'billing_usage_hour', keys=_OF_HOURS, tokens=TOKENS)}), "
+    f"by_key AS MATERIALIZED ({_rolled_up('key', 'billing_usage_key_hour', keys=_OF_KEYS, tokens='tokens')}) "
+    f"SELECT coalesce(sum(total), 0) FROM (SELECT position, 0 AS total FROM b "
+    f"UNION ALL {_of_budgets('hour', 'by_hour', keys=_OF_HOURS)} "
+    f"UNION ALL {_of_budgets('key', 'by_key', keys=_OF_KEYS)} UNION ALL {_OF_CALLS}) parts "
+    "GROUP BY position ORDER BY position"
 )
 
 

@@ -40,8 +40,10 @@ def test_what_was_settled_since_the_last_look_is_evaluated_and_queued_for_delive
     Budget.objects.create(tenant=acme, limit=10, thresholds=[50])
     now = timezone.now()
     assert tasks.evaluate_alerts() == 0
+    cache.set("billing:alerts:looked_at", (now.timestamp(), 0.0))  # rested
     put(record(now, tenant_id=acme.pk, price_pico=6 * 10**12, cost_components=None), recorded_at=now)
     assert tasks.evaluate_alerts() == 1
+    cache.delete("billing:alerts:looked_at")
     assert tasks.evaluate_alerts() == 0
     assert AlertFiring.objects.get().tenant == acme
 
@@ -55,6 +57,18 @@ def test_a_look_that_is_under_way_is_not_doubled_and_its_rows_are_not_missed() -
     cache.add("billing:alerts:looking", 1, timeout=10)
     assert tasks.evaluate_alerts() == 0
     cache.delete("billing:alerts:looking")
+    assert tasks.evaluate_alerts() == 1
+
+
+@pytest.mark.django_db
+def test_after_a_long_look_the_worker_has_time_for_others_and_nothing_is_missed() -> None:
+    acme = tenant("acme")
+    Budget.objects.create(tenant=acme, limit=10, thresholds=[50])
+    now = timezone.now()
+    put(record(now, tenant_id=acme.pk, price_pico=6 * 10**12, cost_components=None), recorded_at=now)
+    cache.set("billing:alerts:looked_at", (now.timestamp() - 1, 30.0))
+    assert tasks.evaluate_alerts() == 0
+    cache.set("billing:alerts:looked_at", (now.timestamp() - 40, 30.0))
     assert tasks.evaluate_alerts() == 1
 
 
