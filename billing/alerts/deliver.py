@@ -181,13 +181,21 @@ def _lease(rows: Iterable[AlertDelivery], now: datetime) -> list[Claim]:
         row.lease_until = now + LEASE
         row.save(update_fields=("attempts", "lease_until", "updated_at"))
         attempt = AlertAttempt.objects.create(delivery=row, number=row.log.count() + 1, started_at=now)
-        try:
-            claims.append(Claim(row, attempt, _compose(row, channel, now)))
-        except SealBrokenError:
-            # The operator may bring the master key back: the message stays, and tells nothing of the secret.
-            logger.exception("the secret of alert channel %s does not open", channel.pk)
-            claims.append(Claim(row, attempt, Outcome("retry", "The channel's secret cannot be opened.")))
+        claims.append(Claim(row, attempt, _composed(row, channel, now)))
     return claims
+
+
+def _composed(delivery: AlertDelivery, channel: AlertChannel, now: datetime) -> Outgoing | Outcome:
+    """What to send, or why nothing can be. One bad row must not keep a batch from being leased."""
+    try:
+        return _compose(delivery, channel, now)
+    except SealBrokenError:
+        # The operator may bring the master key back: the message stays, and tells nothing of the secret.
+        logger.exception("the secret of alert channel %s does not open", channel.pk)
+        return Outcome("retry", "The channel's secret cannot be opened.")
+    except (KeyError, TypeError, ValueError):
+        logger.exception("alert delivery %s cannot be composed", delivery.pk)
+        return Outcome("dead", "The message cannot be composed.")
 
 
 def _compose(delivery: AlertDelivery, channel: AlertChannel, now: datetime) -> Outgoing:
@@ -218,14 +226,22 @@ def _compose(delivery: AlertDelivery, channel: AlertChannel, now: datetime) -> O
 
 
 def send(outgoing: Outgoing | Outcome) -> Outcome:
-    """Send it, and say what became of it. Touches no database; raises nothing that a network can do."""
-    match outgoing:
-        case Outcome():
-            return outgoing
-        case Mail():
-            return _send_mail(outgoing)
-        case Post():
-            return _send_post(outgoing)
+    """Send it, and say what became of it. Touches no database and raises nothing."""
+    try:
+        match outgoing:
+            case Outcome():
+                return outgoing
+            case Mail():
+                return _send_mail(outgoing)
+            case Post():
+                return _send_post(outgoing)
+            case never:
+                assert_never(never)
+    except Exception as error:
+        # Nobody knows what a mail server or a library comes up with. Raised here, it would leave the messages
+        # beside this one sent but not booked; so it is an attempt that failed, in the log and on the page.
+        logger.exception("an alert cannot be sent")
+        return Outcome("retry", f"It could not be sent ({type(error).__name__}).")
 
 
 def _send_mail(mail: Mail) -> Outcome:

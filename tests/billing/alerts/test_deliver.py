@@ -212,6 +212,18 @@ def test_a_secret_that_does_not_open_keeps_the_message_for_later(acme, hook, rec
     assert AlertDelivery.objects.get().state == "delivered"
 
 
+def test_a_row_that_cannot_be_composed_or_sent_does_not_hold_up_the_batch(acme, hook, receiver) -> None:
+    odd, mailed = channel(acme, "webhook", receiver.url), channel(acme, "email")
+    rings(acme)
+    AlertDelivery.objects.filter(channel=odd).update(payload={"title": "from another age"})
+    AlertChannel.objects.filter(pk=mailed.pk).update(target="a@x.example\nbcc: b@x.example")
+    assert deliver_at(NOW) == 3
+    states = {each.channel_id: each.state for each in AlertDelivery.objects.all()}
+    assert states == {hook.pk: "delivered", odd.pk: "dead", mailed.pk: "pending"}
+    assert not AlertAttempt.objects.filter(finished_at=None).exists()
+    assert mail.outbox == []
+
+
 # ------------------------------------------------------------------ at least once
 
 
