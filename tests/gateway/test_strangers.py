@@ -5,8 +5,9 @@ import uuid
 import pytest
 from django.test import Client
 from django.urls import URLPattern, get_resolver
+from django.utils import timezone
 
-from billing.models import Budget
+from billing.models import AlertChannel, AlertDelivery, AlertFiring, AlertRule, Budget
 from tenants import keys
 from tenants.models import Membership, Tenant, User
 from tenants.principal import SYSTEM
@@ -41,8 +42,33 @@ def world(db):
     user = User.objects.create_user("theirs-secret@example.com")
     member = Membership.objects.create(tenant=theirs, user=user, role="owner")
     budget = Budget.objects.create(tenant=theirs, name="Theirs-secret-budget", limit=1)
+    alerts = alerts_of(theirs, budget)
     stranger = keys.issue(tenant=mine, name="stranger", scopes=("*",), actor=SYSTEM).text
-    return {"stranger": stranger, "ids": [str(key.id), str(member.id), str(budget.id), str(uuid.UUID(int=1))]}
+    return {
+        "stranger": stranger,
+        "ids": [str(key.id), str(member.id), str(budget.id), *alerts, str(uuid.UUID(int=1))],
+    }
+
+
+def alerts_of(theirs, budget):
+    """A channel, a rule, a firing and its delivery."""
+    now = timezone.now()
+    channel = AlertChannel.objects.create(
+        tenant=theirs, name="Theirs-secret-channel", kind="email", target="theirs-secret@example.com"
+    )
+    rule = AlertRule.objects.create(
+        tenant=theirs, name="Theirs-secret-rule", kind="budget", budget=budget, thresholds=[1]
+    )
+    firing = AlertFiring.objects.create(
+        tenant=theirs, rule=rule, subject=f"rule:{rule.id}", kind="budget", severity="info", window="1",
+        window_start=now, threshold=1, unit="percent", value=1, title="Theirs-secret-title", body="",
+        facts={"shown": []}, fired_at=now,
+    )  # fmt: skip
+    delivery = AlertDelivery.objects.create(
+        tenant=theirs, firing=firing, channel=channel, channel_label="Theirs-secret-label", event="fired",
+        payload={"title": "Theirs-secret-title"}, next_at=now,
+    )  # fmt: skip
+    return [str(each.id) for each in (channel, rule, firing, delivery)]
 
 
 def urls_of(path, ids):

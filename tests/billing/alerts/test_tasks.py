@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -151,3 +154,47 @@ def test_a_worker_killed_while_it_sends_leaves_a_message_that_arrives(committed)
         ids = {request.header("webhook-id") for request in server.requests}
         assert (len(server.requests), len(ids)) == (2, 1)
         assert AlertDelivery.objects.get().state == "delivered"
+
+
+def test_many_that_find_the_same_at_once_make_one_firing_with_one_message(committed) -> None:
+    acme = tenant("acme")
+    channel(acme, "webhook")
+    now, everybody = timezone.now(), threading.Barrier(8)
+
+    def find(_: int) -> bool:
+        everybody.wait(10)
+        try:
+            return fire(alarm=alarm(acme), now=now) is not None
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(find, range(8))) == [False] * 7 + [True]
+    assert (AlertFiring.objects.count(), AlertDelivery.objects.count()) == (1, 1)
+
+
+def test_many_senders_share_the_work_and_send_nothing_twice(committed) -> None:
+    async def answer(peer, request):
+        await peer.send(reply())
+
+    with serve(answer) as server, override_settings(TOLLHOUSE_EGRESS_ALLOWED_HOSTS=["127.0.0.1"]):
+        acme = tenant("acme")
+        for number in range(6):
+            channel(acme, "webhook", f"{server.url}/{number}")
+        now = timezone.now()
+        for number in range(10):
+            fire(alarm=alarm(acme, threshold=Decimal(number + 1)), now=now)
+
+        def work(_: int) -> int:
+            tried = 0
+            try:
+                while AlertDelivery.objects.filter(state="pending").exists():
+                    tried += deliver_due(clock=lambda: now, dice=no_dice)
+            finally:
+                connection.close()
+            return tried
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(work, range(4))) == 60
+        ids = [request.header("webhook-id") for request in server.requests]
+    assert len(ids) == len(set(ids)) == 60
