@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import openai
 
-from benchmarks.product import product
+from benchmarks.product import Product, product
 from tests.fakes.faulty_provider import ANSWER, FAST, FULL, FaultyProvider, Try, faulty
 
 PROMPT = (
@@ -179,6 +179,12 @@ class Caller:
         self.client = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=300)
         self.body = body
 
+    async def __aenter__(self) -> "Caller":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+
     async def call(self, model: str, *, is_stream: bool, limit_s: float) -> Seen:
         seen = Seen()
         since_s = time.monotonic()
@@ -247,13 +253,14 @@ async def run_outage(case: Case, caller: Caller, wall: FaultyProvider, *, is_str
 
 
 async def run_all(
-    cases: Sequence[Case], caller: Caller, wall: FaultyProvider, *, is_stream: bool
+    cases: Sequence[Case], gateway: Product, wall: FaultyProvider, *, is_stream: bool
 ) -> list[Verdict]:
     verdicts = []
-    for case in cases:
-        verdict = await run_case(case, caller, wall, is_stream=is_stream)
-        print(f"{case.id} {verdict.word:8}{case.title}: {verdict.why}", flush=True)
-        verdicts.append(verdict)
+    async with Caller(gateway.url, gateway.key) as caller:
+        for case in cases:
+            verdict = await run_case(case, caller, wall, is_stream=is_stream)
+            print(f"{case.id} {verdict.word:8}{case.title}: {verdict.why}", flush=True)
+            verdicts.append(verdict)
     return verdicts
 
 
@@ -307,8 +314,7 @@ def main() -> None:
             return open_tenant()
 
         with product(seed) as gateway:
-            caller = Caller(gateway.url, gateway.key)
-            verdicts = asyncio.run(run_all(cases, caller, wall, is_stream=not chosen.whole))
+            verdicts = asyncio.run(run_all(cases, gateway, wall, is_stream=not chosen.whole))
     text = table(verdicts, profile=chosen.profile)
     print("\n" + text)
     if chosen.readme:

@@ -50,12 +50,13 @@ class Drill:
         return self.tries.total()
 
 
-async def drill(caller: Caller, wall: FaultyProvider, *, calls: int, concurrency: int) -> Drill:
+async def drill(gateway: Product, wall: FaultyProvider, *, calls: int, concurrency: int) -> Drill:
     """Send them, every other one a stream, so many at a time."""
+    headers = {"X-Tollhouse-Timeout-Ms": str(round(DEADLINE_S * 1000))}
     numbers = iter(range(calls))
     seen: list[Seen] = []
 
-    async def work() -> None:
+    async def work(caller: Caller) -> None:
         for number in numbers:
             answered = await caller.call(
                 f"policy:{POLICY}", is_stream=number % 2 == 1, limit_s=DEADLINE_S + 10 * GRACE_S
@@ -63,7 +64,8 @@ async def drill(caller: Caller, wall: FaultyProvider, *, calls: int, concurrency
             seen.append(answered)
 
     wall.reset()
-    await asyncio.gather(*(work() for _ in range(concurrency)))
+    async with Caller(gateway.url, gateway.key, extra_headers=headers) as caller:
+        await asyncio.gather(*(work(caller) for _ in range(concurrency)))
     times_s = sorted(each.elapsed_s for each in seen)
     return Drill(
         calls=calls,
@@ -106,16 +108,6 @@ def tell(done: Drill, rows: tuple[int, int]) -> Sequence[tuple[str, str, bool]]:
     )
 
 
-def measure(
-    gateway: Product, wall: FaultyProvider, *, calls: int, concurrency: int
-) -> tuple[Drill, tuple[int, int]]:
-    """The drill, and what the ledger says of it."""
-    headers = {"X-Tollhouse-Timeout-Ms": str(round(DEADLINE_S * 1000))}
-    caller = Caller(gateway.url, gateway.key, extra_headers=headers)
-    done = asyncio.run(drill(caller, wall, calls=calls, concurrency=concurrency))
-    return done, ledger_rows()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -132,7 +124,8 @@ def main() -> None:
             return open_tenant()
 
         with product(seed) as gateway:
-            done, rows = measure(gateway, wall, calls=chosen.calls, concurrency=chosen.concurrency)
+            done = asyncio.run(drill(gateway, wall, calls=chosen.calls, concurrency=chosen.concurrency))
+            rows = ledger_rows()
     print("faults drawn: " + ", ".join(f"{count} {name}" for name, count in sorted(done.tries.items())))
     lines = tell(done, rows)
     for goal, measured, is_reached in lines:

@@ -75,6 +75,7 @@ class StreamAnswer:
     chunks: list[bytes] = field(default_factory=list)
 
     recovered: Recovery | None = None  # how the client's stream was saved, if it broke
+    id: str = ""  # by which the client knows the answer, where the stream behind it has another
 
     def go_on_with(self, other: "StreamAnswer", how: Recovery) -> None:
         """Become `other`: the stream behind it broke, and this one takes its place before the client's eyes."""
@@ -282,7 +283,11 @@ def elapsed_ms(since_s: float) -> int:
 def from_client(failure: ClientError) -> ProviderError:
     match failure:
         case ClientTimeout():
-            return ProviderError(ErrorKind.TIMEOUT, f"The provider did not answer in time ({failure.phase}).")
+            return ProviderError(
+                ErrorKind.TIMEOUT,
+                f"The provider did not answer in time ({failure.phase}).",
+                code=failure.phase,
+            )
         case ClientConnectError():
             return ProviderError(
                 ErrorKind.CONNECTION,
@@ -296,6 +301,11 @@ def from_client(failure: ClientError) -> ProviderError:
         case ClientTooLarge() | ClientProtocolError():
             return ProviderError(ErrorKind.INVALID_RESPONSE, "The provider's answer cannot be used.")
     return ProviderError(ErrorKind.CONNECTION, "The provider could not be reached.")
+
+
+def cut_off() -> ProviderError:
+    """A stream that ended without telling its end."""
+    return ProviderError(ErrorKind.INVALID_RESPONSE, "The provider's stream was cut off.")
 
 
 def _not_a_stream(adapter: Adapter, body: bytes) -> ProviderError:

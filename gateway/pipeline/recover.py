@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from gateway.pipeline import estimate
-from gateway.pipeline.attempt import StreamAnswer, advance, close, from_client, is_whole, settle
+from gateway.pipeline.attempt import StreamAnswer, advance, close, cut_off, from_client, is_whole, settle
 from gateway.pipeline.call import Call, Status
 from gateway.pipeline.course import Course
 from gateway.pipeline.execute import proceed
@@ -63,6 +63,7 @@ class Shown:
     is_anything: bool = False
     is_text: bool = True  # nothing but the text of one choice
     texts: list[str] = field(default_factory=list)
+    is_space_doubled: bool = False  # what comes next begins with the white space that was shown last
 
     def note(self, chunk: bytes) -> None:
         document = orjson.loads(chunk)
@@ -83,11 +84,11 @@ class Shown:
         for choice in document["choices"]:
             part, name = (choice, "text") if "text" in choice else (choice.setdefault("delta", {}), "content")
             part.pop("role", None)
-            if part.get(name) and self.texts and self.texts[-1][-1:].isspace():
-                part[name] = part[name].lstrip()  # a prefill may not end in white space: it comes twice
-            is_empty &= not (
-                choice.get("finish_reason") or any(part.get(each) for each in part if each != "index")
-            )
+            if self.is_space_doubled and part.get(name):
+                part[name] = part[name].lstrip()
+                self.is_space_doubled = False
+            is_empty &= not any(part[each] for each in part if each != "index")
+            is_empty &= not choice.get("finish_reason")
         return None if is_empty else orjson.dumps(document)
 
 
@@ -122,11 +123,14 @@ class Mender:
 
     async def _read(self) -> ProviderError | None:
         """Read once; what broke, if anything did."""
-        answer, failure = self._answer, None
+        answer = self._answer
+        failure: ProviderError | None = None
         try:
+            # What `execute` has read comes first.
             is_open = bool(answer.chunks) or (not answer.state.done and await advance(answer))
         except ClientError as error:
-            is_open, failure = False, from_client(error)
+            is_open = False
+            failure = None if is_whole(answer.state) else from_client(error)  # else only the farewell is lost
         except ProviderError as error:
             is_open, failure = False, error
         self._hold(answer.chunks)
@@ -135,13 +139,10 @@ class Mender:
             return ProviderError(
                 ErrorKind.INVALID_RESPONSE, "The provider's answer is too long to hold back."
             )
-        if is_open:
-            return None
-        # With the reason of its end, only the farewell is missing: the answer is whole.
+        if is_open or failure is not None:
+            return failure
         self._is_over = is_whole(answer.state)
-        if self._is_over:
-            return None
-        return failure or ProviderError(ErrorKind.INVALID_RESPONSE, "The provider's stream was cut off.")
+        return None if self._is_over else cut_off()
 
     def _hold(self, chunks: list[bytes]) -> None:
         for chunk in chunks:
@@ -182,6 +183,10 @@ class Mender:
         self._held.clear()
         self._held_bytes = 0
         self._failure = None
+        answer.id = shown.id
+        shown.is_space_doubled = continuation is not None and continuation.doubles_space(
+            successor.attempt.target
+        )
         answer.go_on_with(successor, Recovery.CONTINUE if shown.is_anything else Recovery.BUFFERED)
 
     def _book(self, error: ProviderError) -> None:

@@ -13,14 +13,23 @@ import orjson
 
 from billing.rating.money import amount_text
 from gateway.pipeline import estimate
-from gateway.pipeline.attempt import StreamAnswer, advance, close, from_client, is_whole, serve, settle
+from gateway.pipeline.attempt import (
+    StreamAnswer,
+    advance,
+    close,
+    cut_off,
+    from_client,
+    is_whole,
+    serve,
+    settle,
+)
 from gateway.pipeline.call import Call, Status
 from gateway.pipeline.record import observe, record
 from gateway.pipeline.recover import KEEP_ALIVE, mended
 from gateway.pipeline.verdict import broken
 from gateway.state.clients import ClientError
 from gateway.state.process import Process
-from routing.types import ErrorKind, ProviderError, Recovery, Usage
+from routing.types import ProviderError, Recovery, Usage
 from tenants.errors import ApiError, shutting_down
 
 logger = logging.getLogger(__name__)
@@ -39,12 +48,16 @@ async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncGene
     try:
         async with asyncio.timeout(call.started_s + call.timeout_s - time.monotonic()):
             if plan is None or course is None or plan.conduct.recovery is Recovery.END:
-                while True:
-                    if answer.chunks:
-                        yield frame(answer.chunks)
-                        answer.chunks.clear()
-                    if answer.state.done or not await advance(answer):
-                        break
+                try:
+                    while True:
+                        if answer.chunks:
+                            yield frame(answer.chunks)
+                            answer.chunks.clear()
+                        if answer.state.done or not await advance(answer):
+                            break
+                except ClientError:
+                    if not is_whole(answer.state):  # else only the farewell is lost
+                        raise
                 if answer.chunks:
                     yield frame(answer.chunks)
             else:
@@ -52,7 +65,7 @@ async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncGene
                     async for chunks in pieces:
                         yield frame(chunks) if chunks else KEEP_ALIVE
         if not is_whole(answer.state):
-            raise ProviderError(ErrorKind.INVALID_RESPONSE, "The provider's stream was cut off.")
+            raise cut_off()
         finish(call, answer, Status.OK, process)
         if call.include_usage:
             yield frame([usage_chunk(call, answer)])
@@ -144,7 +157,7 @@ def usage_chunk(call: Call, answer: StreamAnswer) -> bytes:
     state = answer.state
     return orjson.dumps(
         {
-            "id": state.id or call.id_text,
+            "id": answer.id or state.id or call.id_text,
             "object": "text_completion" if call.operation == "completions" else "chat.completion.chunk",
             "created": state.created,
             "model": call.response_model,

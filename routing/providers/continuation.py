@@ -15,6 +15,9 @@ PREFILLING = frozenset((ProviderKind.ANTHROPIC, ProviderKind.GEMINI))
 """Dialects that complete an assistant turn at the end. OpenAI's answers it with a new one, unless a server says
 otherwise (option `continuation` = prefill). https://docs.anthropic.com/en/docs/build-with-claude/prefill"""
 
+SPACELESS = frozenset((ProviderKind.ANTHROPIC,))
+"""Dialects that refuse a last assistant turn which ends in white space."""
+
 GO_ON = (
     "Your last message was cut off in transmission. Go on exactly where it stops, even in the middle of a word, "
     "with nothing before or after: no repetition, no comment, no greeting."
@@ -42,6 +45,10 @@ class Continuation:
         self.refused.add(target.endpoint_id)
         return True
 
+    def doubles_space(self, target: Target) -> bool:
+        """Whether the model will begin with the white space in which the text ends already."""
+        return target.kind in SPACELESS and self.way(target) == "prefill" and self.text[-1:].isspace()
+
     def body_for(self, body: Json, target: Target) -> Json:
         """The caller's body, asking for the rest. `body` is not changed."""
         rest = dict(body)
@@ -52,8 +59,7 @@ class Continuation:
             prompt = body["prompt"]
             rest["prompt"] = (prompt[0] if isinstance(prompt, list) else prompt) + self.text
             return rest
-        # Anthropic refuses a prefill that ends in white space, and the model will not write it again.
-        prefill = self.text.rstrip() if target.kind is ProviderKind.ANTHROPIC else self.text
+        prefill = self.text.rstrip() if target.kind in SPACELESS else self.text
         rest["messages"] = [*body["messages"], {"role": "assistant", "content": prefill}]
         if self.way(target) == "instruction":
             rest["messages"].append({"role": "user", "content": GO_ON})

@@ -27,6 +27,7 @@ WORDS = ANSWER.split()
 assert len(WORDS) == 60
 
 CUT_AFTER, STALL_AFTER, BROKEN_EVENT = 40, 20, 10
+TARDY_S, SLOW_GAP_S = 0.8, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,12 @@ class Try:
     model: str
     number: int
     at_s: float  # since the last reset
+    messages: list[dict[str, Any]]
     outcome: str = ""
-    last_role: str = ""
+
+    @property
+    def last_role(self) -> str:
+        return str(self.messages[-1]["role"])
 
 
 @dataclass
@@ -78,7 +83,7 @@ class FaultyProvider:
     def note(self, model: str, body: dict[str, Any]) -> Try:
         self._counts[model] += 1
         at_s = time.monotonic() - self._since_s
-        seen = Try(model, self._counts[model], at_s, last_role=str(body["messages"][-1]["role"]))
+        seen = Try(model, self._counts[model], at_s, body["messages"])
         self.tries.append(seen)
         return seen
 
@@ -191,12 +196,13 @@ class Exchange:
         }
         return b"data: " + json.dumps(document).encode() + b"\n\n"
 
-    async def events(self) -> AsyncGenerator[bytes]:
+    async def events(self, *, gap_s: float | None = None) -> AsyncGenerator[bytes]:
         """The healthy stream: the role, a word an event, the reason of the end, usage, [DONE]."""
         words = self.words()
+        gap_s = self.provider.waits.token_gap_s if gap_s is None else gap_s
         yield self.event({"role": "assistant", "content": ""})
         for word in words:
-            await asyncio.sleep(self.provider.waits.token_gap_s)
+            await asyncio.sleep(gap_s)
             yield self.event({"content": word})
         yield self.event({}, finish="stop")
         if (self.body.get("stream_options") or {}).get("include_usage"):
@@ -284,6 +290,20 @@ async def late(at: Exchange) -> None:
         await ok(at)
 
 
+async def tardy(at: Exchange) -> None:
+    """Healthy, and later than others: what a hedge is for."""
+    await asyncio.sleep(TARDY_S)
+    await ok(at)
+
+
+async def slow(at: Exchange) -> None:
+    """A healthy stream of some seconds."""
+    await at.begin()
+    async for event in at.events(gap_s=SLOW_GAP_S):
+        await at.send(chunk(event))
+    await at.send(LAST_CHUNK)
+
+
 async def cut(at: Exchange) -> None:
     """The connection ends after 40 of 60 words, or of a whole answer's bytes."""
     if at.is_stream:
@@ -369,6 +389,8 @@ FAULTS = {
     "reset": reset,
     "silent": silent,
     "late": late,
+    "tardy": tardy,
+    "slow": slow,
     "cut": cut,
     "stall": stall,
     "bad event": bad_event,
@@ -382,6 +404,8 @@ FAULTS = {
 
 MODELS: dict[str, tuple[str, int | None]] = {
     "ok": ("ok", None),
+    "tardy": ("tardy", None),
+    "slow": ("slow", None),
     "s01": ("429 with Retry-After", 1),
     "s02": ("429", None),
     "s03": ("500", 1),
