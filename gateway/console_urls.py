@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from gateway import views
+from gateway import policy_views, views
 from gateway.replay import views as replays
 
 urlpatterns: list[URLPattern] = [
@@ -14,6 +14,25 @@ urlpatterns: list[URLPattern] = [
     path("platform/replays/", replays.replay_list, name="replay_list"),
     path("platform/replays/new/", replays.replay_create, name="replay_create"),
     path("platform/replays/<uuid:replay_id>/", replays.replay_detail, name="replay_detail"),
+    path("platform/policies/", policy_views.policy_list, name="policy_list"),
+    path("platform/policies/new/", policy_views.policy_create, name="policy_create"),
+    path("platform/policies/simulate/", policy_views.policy_simulate, name="policy_simulate"),
+    path("platform/policies/<uuid:policy_id>/", policy_views.policy_detail, name="policy_detail"),
+    path("platform/policies/<uuid:policy_id>/edit/", policy_views.policy_edit, name="policy_edit"),
+    path("platform/policies/<uuid:policy_id>/diff/", policy_views.policy_diff, name="policy_diff"),
+    path(
+        "platform/policies/<uuid:policy_id>/rollback/", policy_views.policy_rollback, name="policy_rollback"
+    ),
+    path("platform/policies/<uuid:policy_id>/bind/", policy_views.policy_bind, name="policy_bind"),
+    path(
+        "platform/policies/<uuid:policy_id>/bindings/<uuid:binding_id>/remove/",
+        policy_views.policy_unbind,
+        name="policy_unbind",
+    ),
+    path("platform/features/", policy_views.feature_list, name="feature_list"),
+    path("platform/features/new/", policy_views.feature_create, name="feature_create"),
+    path("platform/features/<uuid:feature_id>/", policy_views.feature_edit, name="feature_edit"),
+    path("platform/features/<uuid:feature_id>/remove/", policy_views.feature_remove, name="feature_remove"),
     path("platform/tenants/", views.tenant_list, name="tenant_list"),
     path("platform/tenants/new/", views.tenant_create, name="tenant_create"),
     path("t/<slug:tenant_slug>/", views.tenant_home, name="tenant_home"),

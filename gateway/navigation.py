@@ -55,10 +55,13 @@ PLATFORM = (
     Entry(label="Overview", scope="usage:read", url_name="platform_home", icon="layout-dashboard"),
     Entry(label="Requests", scope="requests:read", url_name="platform_requests", icon="list-tree"),
     Entry(label="What-if", scope="cost:read", url_name="replay_list", icon="rewind"),
+    Entry(label="Policies", scope="policies:read", url_name="policy_list", icon="route"),
+    Entry(label="Features", scope="policies:read", url_name="feature_list", icon="boxes"),
     Entry(label="Tenants", scope="tenants:read", url_name="tenant_list", icon="building-2"),
     Entry(label="Providers", scope="providers:read", url_name="provider_list", icon="plug"),
     Entry(label="Health", scope="providers:read", url_name="health_list", icon="activity"),
     Entry(label="Models", scope="models:read", url_name="model_list", icon="boxes"),
+    Entry(label="Kill switches", scope="providers:read", url_name="kill_switch_list", icon="ban"),
 )
 TENANT = (
     Entry(label="Overview", scope="usage:read", url_name="tenant_home", icon="layout-dashboard"),

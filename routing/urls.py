@@ -42,6 +42,12 @@ console_urlpatterns: list[URLPattern | URLResolver] = [
         name="endpoint_toggle",
     ),
     path("platform/models/", views.model_list, name="model_list"),
+    path("platform/kill-switches/", views.kill_switch_list, name="kill_switch_list"),
+    path(
+        "platform/kill-switches/<uuid:switch_id>/restore/",
+        views.kill_switch_restore,
+        name="kill_switch_restore",
+    ),
     path("platform/health/", health_views.health_list, name="health_list"),
     path("platform/health/<slug:slug>/", health_views.health_detail, name="health_detail"),
     path(

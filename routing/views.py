@@ -8,18 +8,19 @@ from uuid import UUID
 
 from django import forms
 from django.contrib import messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 
-from routing import provisioning
+from routing import provisioning, switches
 from routing.catalog.imports import import_models
 from routing.catalog.offers import offers_of
-from routing.models import Credential, Endpoint, Model, Provider
+from routing.models import Credential, Endpoint, KillSwitch, Model, Provider
 from routing.probe import last_probe, probe
 from routing.registry import DIALECTS
-from tenants.console import ConsoleRequest, add_refusal, platform_room
+from tenants.console import ConsoleRequest, add_refusal, page_of, platform_room
 from tenants.errors import ApiError
 
 MODELS_PER_PAGE = 100
@@ -55,6 +56,20 @@ class ProviderForm(forms.Form):
     )
     price_book = forms.SlugField(
         required=False, max_length=63, help_text="Catalogue whose rates apply. Empty: the dialect's own."
+    )
+    trains_on_data = forms.TypedChoiceField(
+        label="Trains on what is sent",
+        required=False,
+        choices=(("", "unknown: counts as yes"), ("True", "yes"), ("False", "no")),
+        coerce=lambda value: value == "True",
+        empty_value=None,
+    )
+    retention_days = forms.IntegerField(
+        label="Keeps content for days",
+        required=False,
+        min_value=0,
+        max_value=36_500,
+        help_text="0: zero retention. Empty: unknown.",
     )
     is_enabled = forms.BooleanField(label="Calls may be routed to it", required=False, initial=True)
     first_byte_timeout_s = forms.FloatField(
@@ -98,6 +113,29 @@ class EndpointForm(forms.Form):
         if model is None:
             raise forms.ValidationError("The catalogue holds no model of this name.")
         return model
+
+
+class KillSwitchForm(forms.Form):
+    """What to cut off at once, and why. The slug is typed twice, so that it is meant."""
+
+    kind = forms.ChoiceField(choices=KillSwitch.Kind.choices)
+    target = forms.CharField(
+        max_length=200, help_text="Its slug.", widget=forms.TextInput(attrs={"spellcheck": "false"})
+    )
+    reason = forms.CharField(
+        max_length=switches.MAX_REASON_CHARACTERS, widget=forms.Textarea(attrs={"rows": 2})
+    )
+    confirm = forms.CharField(
+        label="Type the slug again to confirm",
+        required=False,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
+
+    def clean(self) -> None:
+        super().clean()
+        data = self.cleaned_data
+        if "target" in data and data.get("confirm", "").strip() != data["target"].strip():
+            self.add_error("confirm", "This is not the same.")
 
 
 @platform_room("providers:read")
@@ -210,6 +248,7 @@ def _show_provider(request: ConsoleRequest, provider: Provider, form: EndpointFo
         "form": form,
         "names": _catalogue_names(provider),
         "with_cost": with_cost,
+        "switch": switches.thrown(kind=KillSwitch.Kind.PROVIDER, target=provider.slug),
     }
     return render(request, "routing/provider_detail.html", context, status=422 if form.is_bound else 200)
 
@@ -265,6 +304,11 @@ def model_list(request: ConsoleRequest) -> HttpResponse:
         "q": text,
         "show": show,
         "with_cost": request.principal.can("cost:read"),
+        "killed": set(
+            KillSwitch.objects.filter(
+                kind=KillSwitch.Kind.MODEL, target__in=[model.slug for model in page], restored_at=None
+            ).values_list("target", flat=True)
+        ),
     }
     return render(request, "routing/model_list.html", context)
 
@@ -289,3 +333,53 @@ def provider_import(request: ConsoleRequest, slug: str) -> HttpResponse:
     else:
         messages.success(request, f"{created} models added to {provider.name}.")
     return redirect("provider_detail", slug)
+
+
+# ------------------------------------------------------------------ kill switches
+
+
+@platform_room("providers:read", write="providers:write")
+def kill_switch_list(request: ConsoleRequest) -> HttpResponse:
+    """What is or was cut off; a POST cuts something off. `?kind` and `?target` name it beforehand."""
+    form = KillSwitchForm(
+        request.POST or None,
+        initial={"kind": request.GET.get("kind", ""), "target": request.GET.get("target", "")},
+    )
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        _require_for(request, data["kind"])
+        try:
+            switches.throw(
+                kind=data["kind"],
+                target=data["target"].strip(),
+                reason=data["reason"],
+                actor=request.principal,
+            )
+        except ApiError as error:
+            add_refusal(form, error)
+        else:
+            messages.success(request, f"The {data['kind']} {data['target']} is cut off.")
+            return redirect("kill_switch_list")
+    page = page_of(KillSwitch.objects.all(), cursor=request.GET.get("cursor", ""))
+    context = {"page": page, "switches": page.rows, "form": form}
+    return render(request, "routing/kill_switch_list.html", context, status=422 if form.is_bound else 200)
+
+
+@platform_room(write="providers:write")
+def kill_switch_restore(request: ConsoleRequest, switch_id: UUID) -> HttpResponse:
+    """Give back what was cut off."""
+    switch = get_object_or_404(KillSwitch, pk=switch_id)
+    _require_for(request, switch.kind)
+    try:
+        switches.restore(switch=switch, actor=request.principal)
+    except ApiError as error:
+        messages.error(request, error.message)
+    else:
+        messages.success(request, f"The {switch.kind} {switch.target} is back.")
+    return redirect("kill_switch_list")
+
+
+def _require_for(request: ConsoleRequest, kind: str) -> None:
+    """Who suspends tenants needs the scope for it, here as elsewhere."""
+    if kind == KillSwitch.Kind.TENANT and not request.principal.can("tenants:write"):
+        raise PermissionDenied("tenants:write")

@@ -4,8 +4,9 @@ Deterministic: the same seed gives the same calls. Written through the product's
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import cache
 from uuid import UUID
 
@@ -17,8 +18,10 @@ from billing.usage.records import UsageRecord
 from gateway.logs.ingest import LogEntry, store
 from gateway.models import Replay
 from gateway.replay import jobs
+from routing import switches
 from routing.health.models import HealthSample, Incident
 from routing.models import CostRate, Endpoint, Model, Provider, RoutingPolicy, RoutingPolicyVersion
+from routing.policies import bindings, wordings
 from tenants import keys
 from tenants.ids import instant_of, uuid7
 from tenants.models import ApiKey, Membership, Tenant, User
@@ -113,6 +116,7 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
         Membership.objects.create(tenant=tenant, user=people[name], role=role)
     _plans(acme)
     _routes()
+    _policies(acme)
     _health(now)
     production = _key(acme, "Production backend", limit_rpm=600)
     nightly = _key(acme, "Nightly batch", allowed_models=["gpt-4o-mini"])
@@ -221,6 +225,37 @@ def _routes():
             )
     policy = RoutingPolicy.objects.create(slug="cheap-first", name="The cheapest that can")
     RoutingPolicyVersion.objects.create(policy=policy, number=1, strategy="cost")
+
+
+def _policies(acme):
+    """A policy with three versions that rules a feature, a tenant and a plan; a switch thrown and restored."""
+    wording = wordings.Wording(
+        "cost", targets=["gpt-4o-mini", {"model": "gpt-4o", "provider": "azure-eu", "weight": 3}]
+    )
+    policy = wordings.create_policy(
+        slug="eu-careful", name="EU alone", tenant=None, is_enabled=True, wording=wording, actor=SYSTEM
+    )
+    for changed in (
+        replace(wording, constraints={"regions": ["eu"], "max_cost": "0.05", "data": {"training": "deny"}}),
+        replace(
+            wording,
+            strategy="slo",
+            fallback=["mistral-small"],
+            constraints={"regions": ["eu"]},
+            conduct={"recovery": "buffered", "hold_back_tokens": 40, "hedge_after_ms": 0},
+        ),
+    ):
+        wordings.change_policy(policy=policy, name="EU alone", is_enabled=True, wording=changed, actor=SYSTEM)
+    promise = {"slo_p95_ms": 2000, "slo_success": Decimal("0.999"), "slo_max_cost": Decimal("0.01")}
+    bindings.add_feature(
+        slug="search", tenant=None, values={"policy": policy, "name": "Search", **promise}, actor=SYSTEM
+    )
+    bindings.add_feature(slug="summaries", tenant=acme, values={}, actor=SYSTEM)
+    bindings.bind(policy=policy, tenant=None, plan="scale-up", actor=SYSTEM)
+    switch = switches.throw(
+        kind="provider", target="vllm", reason="It answers with others' text.", actor=SYSTEM
+    )
+    switches.restore(switch=switch, actor=SYSTEM)
 
 
 def _health(now):

@@ -9,6 +9,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from django.utils import timezone
 
 from gateway.logs import search
+from routing.models import Feature, KillSwitch, PolicyBinding, RoutingPolicy
 from tenants.models import ApiKey, AuditEvent, Membership, Tenant
 from tests.gateway import console_world
 
@@ -21,6 +22,7 @@ FORM = {"name": "CI", "call_scopes": ["inference:chat"], "expiry": ""}
 # Who gets what: 200 a page, 404 as if it did not exist, 403 a role too small, 302 the sign-in page.
 PEOPLE = ("operator", "clerk", "owner", "developer", "viewer", "stranger")
 PLATFORM = (200, 200, 404, 404, 404, 404)
+NO_CLERK = (200, 403, 404, 404, 404, 404)
 TENANT = (200, 200, 200, 200, 200, 404)
 PAGES = {
     "platform_home": PLATFORM,
@@ -29,6 +31,15 @@ PAGES = {
     "replay_list": PLATFORM,
     "replay_create": (200, 403, 404, 404, 404, 404),
     "replay_detail": PLATFORM,
+    "policy_list": NO_CLERK,
+    "policy_create": NO_CLERK,
+    "policy_detail": NO_CLERK,
+    "policy_edit": NO_CLERK,
+    "policy_diff": NO_CLERK,
+    "feature_list": NO_CLERK,
+    "feature_create": NO_CLERK,
+    "feature_edit": NO_CLERK,
+    "kill_switch_list": PLATFORM,
     "tenant_list": PLATFORM,
     "tenant_create": (200, 403, 404, 404, 404, 404),
     "provider_list": PLATFORM,
@@ -62,6 +73,12 @@ ACTIONS = {
     "provider_test": (404, 403, 404),
     "provider_import": (404, 403, 404),
     "endpoint_toggle": (404, 403, 404),
+    "policy_simulate": (404, 403, 404),
+    "policy_rollback": (404, 403, 404),
+    "policy_bind": (404, 403, 404),
+    "policy_unbind": (404, 403, 404),
+    "feature_remove": (404, 403, 404),
+    "kill_switch_restore": (404, 403, 404),
     "breaker_reset": (404, 403, 404),
 }
 SIGNED_IN = {"home"}
@@ -99,6 +116,10 @@ def url_of(name, world):
         "slug": "openai",
         "endpoint_id": _endpoint_id(),
         "replay_id": world.replay.id,
+        "policy_id": RoutingPolicy.objects.get(slug="eu-careful").id,
+        "binding_id": PolicyBinding.objects.get().id,
+        "feature_id": Feature.objects.get(slug="search").id,
+        "switch_id": KillSwitch.objects.get().id,
     }
     wanted = re.findall(r"<\w+:(\w+)>", route)
     return reverse(name, kwargs={each: known[each] for each in wanted})
