@@ -6,7 +6,7 @@ It counts and orders, nothing else: whoever drives it sends, waits, and passes t
       ▲                 │
       │◀── again, now ──┤  500, reset (once) · a short Retry-After
       │◀── again, last ─┤  every other fault that may pass
-      │                 ├─▶ silent   tried again only when all others were silent too
+      │                 ├─▶ silent   not tried again, unless several are left and all were silent
       └─────────────────┴─▶ out      its key, its model or its context is at fault
 """
 
@@ -86,7 +86,7 @@ class Course:
     def next(self, now_s: float) -> Step | None:
         """The next attempt to make; None when attempts, time or targets have run out."""
         if not self._ahead:
-            self._give_the_silent_a_last_chance()
+            self._go_round_the_silent()
         while self.attempts_left and self._ahead:
             target = self._ahead.popleft()
             route = route_of(target)
@@ -178,8 +178,8 @@ class Course:
             self._ahead = deque(siblings + others if to_front else others + siblings)
         return bool(siblings)
 
-    def _give_the_silent_a_last_chance(self) -> None:
-        """A silent target is not tried twice, unless all of several were silent: then the first once more."""
+    def _go_round_the_silent(self) -> None:
+        """A silent target is not tried twice, unless all that is left are several that were silent."""
         if len(self._silent) > 1:
-            self._ahead.append(self._silent[0])
+            self._ahead.extend(self._silent)
             self._silent.clear()

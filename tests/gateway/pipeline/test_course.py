@@ -114,9 +114,15 @@ def test_another_silent_target_does_not_bring_the_first_back_before_the_rest():
     assert [fail(way, ErrorKind.OVERLOADED) for _ in range(TRIES_PER_TARGET)] == [C] * TRIES_PER_TARGET
 
 
-def test_when_all_of_several_were_silent_the_first_gets_one_last_chance():
+def test_when_all_of_several_were_silent_they_are_gone_round_again():
+    way = course(A, B, attempts=5)
+    assert [fail(way, ErrorKind.TIMEOUT) for _ in range(5)] == [A, B, A, B, A]
+    assert way.next(0.0) is None
+
+
+def test_one_silent_target_among_broken_ones_is_not_tried_twice():
     way = course(A, B)
-    assert [fail(way, ErrorKind.TIMEOUT) for _ in range(3)] == [A, B, A]
+    assert [fail(way, ErrorKind.TIMEOUT), fail(way, ErrorKind.CREDENTIAL)] == [A, B]
     assert way.next(0.0) is None
 
 
