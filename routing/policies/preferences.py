@@ -34,7 +34,9 @@ class Preferences:
     may_train: bool = True  # data_collection
     zero_retention: bool = False  # zdr
     sort: str = ""  # a strategy, or "" for the policy's own
-    max_price: tuple[tuple[str, Decimal], ...] = ()  # USD by PRICED's names
+    max_price: tuple[
+        tuple[str, Decimal], ...
+    ] = ()  # USD by PRICED's names, held against the provider's rates
     max_p50_ms: float | None = None  # time to first byte; slower ones go behind
     max_p95_ms: float | None = None
     min_tokens_per_s: float | None = None

@@ -51,7 +51,7 @@ class Route:
 
 def ruled(request: PlanRequest, snapshot: RoutingSnapshot, draw: float) -> tuple[Route, Assignment | None]:
     """The route, and the call's arm if an experiment or a rollout splits it."""
-    key = _kind(request)
+    key = _kind(request, snapshot)
     route: Route | None = snapshot.memo.get(key)
     if route is None:
         named = resolve(
@@ -78,13 +78,16 @@ def ruled(request: PlanRequest, snapshot: RoutingSnapshot, draw: float) -> tuple
     return varied, ruling.assignment
 
 
-def _kind(request: PlanRequest) -> tuple[object, ...]:
-    """What calls must have in common to share a route."""
+def _kind(request: PlanRequest, snapshot: RoutingSnapshot) -> tuple[object, ...]:
+    """What calls must have in common to share a route. Names that nobody has declared make no kinds of their own."""
+    feature = request.feature
+    if feature and snapshot.feature_of(request.tenant_id, feature) is None:
+        feature = ""
     return (
         request.model,
         request.tenant_id,
         request.operation,
-        request.feature,
+        feature,
         request.plan,
         request.capabilities,
         request.regions,
@@ -95,14 +98,16 @@ def _kind(request: PlanRequest) -> tuple[object, ...]:
 
 def variant(request: PlanRequest, snapshot: RoutingSnapshot, named: Named, policy: PolicyEntry) -> Route:
     """The route of the same call under another wording of its policy."""
-    varied = (*_kind(request), policy.variant, named.is_copy)
+    varied = (*_kind(request, snapshot), policy.variant, named.is_copy)
     route: Route | None = snapshot.memo.get(varied)
     return route or _remembered(snapshot, varied, _routed(request, snapshot, named, policy))
 
 
 def _remembered(snapshot: RoutingSnapshot, key: tuple[object, ...], route: Route) -> Route:
     if len(snapshot.memo) >= MEMO_ENTRIES:
+        sieves = snapshot.memo.get(SIEVES, {})
         snapshot.memo.clear()
+        snapshot.memo[SIEVES] = sieves
     snapshot.memo[key] = route
     return route
 

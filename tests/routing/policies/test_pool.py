@@ -98,3 +98,10 @@ def test_what_is_remembered_is_bounded_and_shared_by_tenants() -> None:
         asked(world, "policy:p", tenant_id=UUID(int=number))
     assert len(world.memo) <= routes.MEMO_ENTRIES
     assert len(world.memo[routes.SIEVES]) == 1
+
+
+def test_features_that_nobody_declared_are_not_remembered() -> None:
+    world = snapshot([target("a")], policy("p", "cost"))
+    for number in range(10):
+        asked(world, "policy:p", feature=f"made-up-{number}")
+    assert len(world.memo) == 2  # one route, and the sieves
