@@ -54,6 +54,7 @@ class Rules:
     outage_share: float = 1 / 3
     max_open_s: float = 300.0
     jitter: float = 0.2
+    unprobed_s: float = 60.0
     steady_s: float = 60.0  # closed for so long, the next opening begins a new outage
 
 
@@ -126,12 +127,14 @@ def checked(
     """An active check has ended, which asks less than a call does (a list of models).
 
     Its failures count like a call's. Its success proves only that the provider is reachable: it closes a
-    half-open breaker that checks have opened, never one that calls have.
+    half-open breaker that checks have opened, but one that calls have opened only after `unprobed_s` in which
+    no call came to probe it. (Else an endpoint that is nobody's first choice would stay broken for good.)
     """
     if circuit_of(breaker, now) is Circuit.HALF_OPEN:
         if not ok:
             return _opened(breaker, breaker.reason, breaker.source, now=now, draw=draw, rules=rules)
-        return _closed(breaker, "check", now=now) if breaker.source == "check" else breaker
+        is_enough = breaker.source == "check" or now - breaker.open_until >= rules.unprobed_s
+        return _closed(breaker, "check", now=now) if is_enough else breaker
     if breaker.is_open or ok:
         return breaker
     reason = _complaint(counts, rules)

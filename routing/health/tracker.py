@@ -66,6 +66,14 @@ MAX_PAUSE_S: Final = 900.0
 CREDENTIAL_PAUSE_S: Final = 60.0
 MAX_CREDENTIAL_PAUSE_S: Final = 3600.0
 
+OUR_CONNECTIONS: Final = frozenset(("pool_full", "closed"))
+PATIENT_PHASES: Final = frozenset(("connect", "stall"))
+"""Waits that only the endpoint's own limits end; the others end with the caller's deadline too."""
+REASONING_PATIENCE: Final = 6
+"""As gateway.pipeline.attempt: a model that thinks before it speaks may stay silent so much longer."""
+WAITED_SHARE: Final = 0.95
+
+CUT_SHORT: Final = "cut_short"
 CHECK_RUN: Final = "check:"
 OK, SLOW, FAILED = "ok", "slow", "failed"
 TOKENS, GENERATING_MS, FIRST_BYTE_SUM_MS = "tokens", "generating_ms", "first_byte_ms"
@@ -191,6 +199,7 @@ class Tracker:
         seen.had_success = True
         if first_byte_ms > seen.slow_after_ms:
             seen.slow += 1
+            self._judge(seen.id)
         counts = seen.counts
         counts[FIRST_BYTE.of(first_byte_ms)] += 1
         counts[WHOLE.of(latency_ms)] += 1
@@ -215,10 +224,11 @@ class Tracker:
         if target.is_own and self._is_elsewhere(target):
             return
         seen = self._endpoints.get(target.endpoint_id) or self._meet(target)
-        seen.counts[error.kind.value] += 1
-        if error.kind not in FAILURES:
+        if error.kind not in FAILURES or _is_ours(target, error, waited_ms):
+            seen.counts[error.kind.value if error.kind not in FAILURES else CUT_SHORT] += 1
             self._let_go(seen.id)
             return
+        seen.counts[error.kind.value] += 1
         if error.kind is ErrorKind.TIMEOUT:
             seen.counts[FIRST_BYTE.of(waited_ms)] += 1
             seen.counts[FIRST_BYTE_SUM_MS] += waited_ms
@@ -227,7 +237,7 @@ class Tracker:
         if self._probing and seen.id in self._probing:
             self._end_probe(seen.id, ok=False)
         else:
-            self._decide(seen.id, lambda breaker, **at: judge(breaker, self._counts(seen.id), **at))
+            self._judge(seen.id)
 
     def abandoned(self, target: Target) -> None:
         """An attempt ended without a verdict (the client left): its permit, if any, goes back."""
@@ -408,6 +418,9 @@ class Tracker:
         new = step(held, now=self.now(), draw=self._draw(), rules=self._rules)
         if new is not held:
             self._adopt(endpoint_id, new, is_own=True)
+
+    def _judge(self, endpoint_id: str) -> None:
+        self._decide(endpoint_id, lambda breaker, **at: judge(breaker, self._counts(endpoint_id), **at))
 
     def _adopt(self, endpoint_id: str, breaker: Breaker, *, is_own: bool) -> None:
         was = self._circuits.get(endpoint_id, CLOSED)
@@ -624,6 +637,20 @@ class Tracker:
                 )
         pauses = {name: until - self._ahead_s for name, until in self._pauses.items() if until > now}
         self.view = Health(endpoints=endpoints, pauses=pauses, burn=self._burn)
+
+
+def _is_ours(target: Target, error: ProviderError, waited_ms: int) -> bool:
+    """Whether the failure tells of us or of the caller: our pool was full, or the caller's own deadline came first.
+
+    Else a tenant in a hurry could close an endpoint to everybody. `error.code` is the HTTP client's word for
+    where a connection or a wait ended.
+    """
+    if error.kind is ErrorKind.CONNECTION:
+        return error.code in OUR_CONNECTIONS
+    if error.kind is not ErrorKind.TIMEOUT or error.code in PATIENT_PHASES:
+        return False
+    patience = REASONING_PATIENCE if "reasoning" in target.capabilities else 1
+    return waited_ms < WAITED_SHARE * target.first_byte_timeout_s * patience * 1000
 
 
 def _followed(run: int, had_success: bool, failures: int) -> int:

@@ -127,11 +127,18 @@ def test_a_check_opens_it_and_a_check_closes_it():
     assert not checked(breaker, failing, ok=True, now=NOW + 5, draw=MIDDLE).is_open
 
 
-def test_a_check_never_closes_what_calls_have_opened_but_prolongs_it():
+def test_a_check_does_not_close_what_calls_have_opened_but_prolongs_it():
     breaker = opened()
     assert checked(breaker, Counts(), ok=True, now=NOW + 6, draw=MIDDLE) is breaker
     again = checked(breaker, Counts(), ok=False, now=NOW + 30, draw=MIDDLE)
     assert (again.open_until, again.source) == (NOW + 40, "calls")
+
+
+def test_a_check_closes_what_no_call_came_to_probe():
+    breaker = opened()
+    assert checked(breaker, Counts(), ok=True, now=NOW + 64, draw=MIDDLE) is breaker
+    closed = checked(breaker, Counts(), ok=True, now=NOW + 65, draw=MIDDLE)
+    assert (closed.is_open, closed.source) == (False, "check")
 
 
 def test_a_person_closes_it_and_the_next_outage_is_a_new_one():

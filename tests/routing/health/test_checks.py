@@ -133,12 +133,12 @@ def test_a_good_check_hides_no_failures_of_calls():
         first, _ = serve(url)
         worker = Tracker("worker")
         for _ in range(4):
-            worker.failed(target(str(first.pk)), ProviderError(ErrorKind.TIMEOUT, ""), waited_ms=1)
+            worker.failed(target(str(first.pk)), ProviderError(ErrorKind.SERVER_ERROR, ""), waited_ms=1)
         store.exchange(worker)
         assert check(later(60)) == [Checked("box", 2, None)]
         other = Tracker("other")
         store.exchange(other)
-        other.failed(target(str(first.pk)), ProviderError(ErrorKind.TIMEOUT, ""), waited_ms=1)
+        other.failed(target(str(first.pk)), ProviderError(ErrorKind.SERVER_ERROR, ""), waited_ms=1)
         assert other.circuits[str(first.pk)].reason == "5 failures in a row"
 
 
