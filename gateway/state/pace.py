@@ -23,7 +23,7 @@ import orjson
 
 from billing.snapshot import Terms
 from gateway.state.redis import RedisPipe, RedisReplyError, RedisUnavailable, Script
-from routing.providers.limits import WINDOWS_S, LimitState, read_limits
+from routing.providers.limits import WINDOWS_S, LimitState, read_limits, tells_limits
 from routing.types import Headers, Target
 
 logger = logging.getLogger(__name__)
@@ -141,6 +141,7 @@ class _Quota:
         "seen",
         "slots",
         "takes",
+        "takes_per_s",
         "takes_since_s",
         "timer",
         "turn",
@@ -168,6 +169,7 @@ class _Quota:
         self.next_learn_s = 0.0
         self.used_s = now_s
         self.takes = 0
+        self.takes_per_s = 0.0
         self.takes_since_s = now_s
         self.full: tuple[float, float, dict[str, int]] | None = None  # (believed until, slot at, amounts)
         self.free_at_s = 0.0  # pacing by this worker alone, while Redis is away
@@ -272,7 +274,7 @@ class Pace:
     ) -> None:
         """Heed what a reply tells. `retry_after_s`: of its body, for providers that put it there; `waited_ms`:
         how old its counts are, since they were taken when the provider received the call."""
-        if not target.quota_key:
+        if not target.quota_key or (status != 429 and not tells_limits(headers)):
             return
         now_s = asyncio.get_running_loop().time()
         quota = self._quotas.get(target.quota_key)
@@ -471,11 +473,13 @@ class Pace:
         self, quota: _Quota, asked: Sequence[_Waiter], now_s: float
     ) -> tuple[int, dict[str, int]] | None:
         """Slots to borrow: what will probably be taken before they go stale, so that not every call makes a trip."""
-        elapsed_s = now_s - quota.takes_since_s
-        if elapsed_s < quota.usable_s or not asked:
+        if not asked:
             return None
-        count = min(MAX_LENT, int(quota.takes / elapsed_s * quota.usable_s))
-        quota.takes, quota.takes_since_s = 0, now_s
+        elapsed_s = now_s - quota.takes_since_s
+        if elapsed_s >= quota.usable_s:
+            quota.takes_per_s = quota.takes / elapsed_s
+            quota.takes, quota.takes_since_s = 0, now_s
+        count = min(MAX_LENT, int(quota.takes_per_s * quota.usable_s))
         return (count, asked[-1].amounts) if count else None
 
     def _answered(

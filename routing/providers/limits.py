@@ -26,6 +26,16 @@ _UNIT_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µ
 _MAX_DURATION_CHARS = 40
 
 
+_TELLING = (
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-limit-tokens",
+    "anthropic-ratelimit-requests-limit",
+    "anthropic-ratelimit-tokens-limit",
+    "anthropic-ratelimit-input-tokens-limit",
+    "anthropic-ratelimit-output-tokens-limit",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """One limit: at most `limit` in any `window_s`; `remaining` of it is left, and all of it in `reset_s`."""
@@ -56,6 +66,11 @@ class LimitState:
             ("output_tokens", self.output_tokens),
         )
         return [(name, allowance) for name, allowance in told if allowance is not None]
+
+
+def tells_limits(headers: Headers) -> bool:
+    """Whether there is anything to read: most replies of most providers tell nothing."""
+    return any(name in headers for name in _TELLING)
 
 
 def read_limits(kind: ProviderKind, status: int, headers: Headers, now: float) -> LimitState | None:
