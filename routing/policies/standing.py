@@ -38,16 +38,20 @@ class Standing:
 
 def within_cost(standing: Standing, pool: Pool, costs: Sequence[int | None], limit_pico: int) -> None:
     """Drop what would cost more than `limit_pico` (USD) by its estimate, and what cannot be compared with it."""
-    is_usd = pool.currency == USD and not pool.is_mixed
     words = f"estimated above the limit of {usd(limit_pico)} per call"
+    if pool.is_priced and pool.currency == USD and not pool.is_mixed:
+        over = [place for place, cost_pico in enumerate(costs) if cost_pico > limit_pico]  # type: ignore[operator]  # none is None
+        if over:
+            standing.dropped |= dict.fromkeys(over, words)
+            standing.furthest = max(standing.furthest, Stage.COST_LIMIT)
+        return
     for place, cost_pico in enumerate(costs):
+        currency = pool.targets[place].rates.currency
         if cost_pico is None:
             standing.drop(place, Stage.PRICED, "has no price, and the cost per call is limited")
-        elif not is_usd and pool.targets[place].rates.currency != USD:
-            currency = pool.targets[place].rates.currency
-            standing.drop(
-                place, Stage.COST_LIMIT, f"priced in {currency}, not comparable with a limit in USD"
-            )
+        elif currency != USD:
+            unlike = f"priced in {currency}, not comparable with a limit in USD"
+            standing.drop(place, Stage.COST_LIMIT, unlike)
         elif cost_pico > limit_pico:
             standing.drop(place, Stage.COST_LIMIT, words)
 
@@ -88,9 +92,9 @@ def as_preferred(standing: Standing, seen: Sequence[EndpointHealth | None], pref
 
 def by_pauses(standing: Standing, pool: Pool, health: Health, now: float) -> None:
     """A target whose provider asked us to wait goes behind all that are ready."""
+    pauses = health.pauses
     for place, target in enumerate(pool.targets):
-        until_s = health.pauses.get(target.quota_key, 0.0)
-        if until_s > now:
+        if target.quota_key in pauses and (until_s := pauses[target.quota_key]) > now:
             standing.behind[place] = (PAUSED, f"behind the others: rate limited until {clock(until_s)}")
 
 
@@ -126,13 +130,14 @@ def arranged(
         return behind.get(place, nothing)[0], of_class, place in lesser
 
     told = list(reasons)
-    for place, target in enumerate(pool.targets):
-        if target.is_own:
-            told[place] = f"the tenant's own credential; {told[place]}"
-        if place in lesser:
-            told[place] = f"{told[place]}; {lesser[place]}"
-        if place in behind:
-            told[place] = f"{told[place]}; {behind[place][1]}"
+    if classes is not None:
+        for place, target in enumerate(pool.targets):
+            if target.is_own:
+                told[place] = f"the tenant's own credential; {told[place]}"
+    for place, words in lesser.items():
+        told[place] = f"{told[place]}; {words}"
+    for place, (_, words) in behind.items():
+        told[place] = f"{told[place]}; {words}"
     return sorted(places, key=before_rank), told
 
 
