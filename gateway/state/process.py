@@ -106,6 +106,7 @@ class Process:
         if self._settling:
             await asyncio.wait(self._settling, timeout=STOP_WAIT_S)
         await self._resend()
+        await self.health.beat(self.pipe)
         for task in tuple(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -5,7 +5,7 @@ One beat is one script call. It carries only what changed since the last one, an
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -145,16 +145,16 @@ def decode_reply(raw: Sequence[Any]) -> Reply:
         else {name.decode(): decode_breaker(text) for name, text in _pairs(circuits)},
         runs={name.decode(): int(run) for name, run in _pairs(runs)},
         pauses={name.decode(): float(until) for name, until in _pairs(pauses)},
-        marks={name.decode(): Mark(**orjson.loads(text)) for name, text in _pairs(marks)},
+        marks={name.decode(): _made(Mark, text) for name, text in _pairs(marks)},
         granted=frozenset(name.decode() for name in granted),
         counts=[tallies_of(_pairs(flat)) for flat in counts],
     )
 
 
-def tallies_of(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, Counter[str]]:
+def tallies_of(counted: Iterable[tuple[bytes, bytes]]) -> dict[str, Counter[str]]:
     """A hash of `code owner` fields, as owner -> tally."""
     owners: dict[str, Counter[str]] = {}
-    for name, count in fields:
+    for name, count in counted:
         code, _, owner = name.decode().partition(" ")
         held = owners.get(owner)
         if held is None:
@@ -168,7 +168,13 @@ def encode_breaker(breaker: Breaker) -> str:
 
 
 def decode_breaker(text: bytes) -> Breaker:
-    return Breaker(**orjson.loads(text))
+    return _made(Breaker, text)
+
+
+def _made[T: (Breaker, Mark)](kind: type[T], text: bytes) -> T:
+    """What a worker of another version added is left out: during an upgrade both share one Redis."""
+    names = {each.name for each in fields(kind)}
+    return kind(**{name: value for name, value in orjson.loads(text).items() if name in names})
 
 
 def _flat(owners: Mapping[str, Counter[str]]) -> dict[str, int]:

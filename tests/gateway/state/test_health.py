@@ -409,6 +409,22 @@ def test_an_idle_worker_gives_its_permit_to_a_busy_one(run, redis):
     run(main())
 
 
+def test_a_newer_workers_words_are_read_as_far_as_they_are_known(run, redis):
+    async def main():
+        async with Workers(redis.url) as workers:
+            one, beat_one = await workers.one()
+            fail(one, times=5)
+            await beat_one()
+            pipe = workers.pipes[0]
+            told = orjson.loads(await pipe.call("HGET", "th:health:circuits", "primary"))
+            text = orjson.dumps({**told, "severity": "high"})
+            await pipe.call("HSET", "th:health:circuits", "primary", text)
+            newcomer, _ = await workers.one()
+            assert newcomer.circuits == one.circuits
+
+    run(main())
+
+
 def test_transitions_are_left_for_the_history(run, redis):
     async def main():
         async with Workers(redis.url) as workers:
