@@ -12,7 +12,11 @@ from django.db import transaction
 from benchmarks.failover import CASES, FALLBACKS, FAST_LIMITS, Caller, run_case
 from benchmarks.walls import FALLBACK, PRIMARY, add_policy, add_provider, open_tenant, seed_failover
 from billing.models import UsageEvent
+from routing import credentials
+from routing.models import Provider
 from tenants import versions
+from tenants.models import Tenant
+from tenants.principal import SYSTEM
 from tests.fakes.faulty_provider import ANSWER, CUT_AFTER, FAST, WORDS, faulty
 from tests.gateway import plane as planes
 
@@ -21,7 +25,7 @@ db, plane, drain = planes.db, planes.plane, planes.drain
 SHOWN = " ".join(WORDS[:CUT_AFTER])
 ASK = [{"role": "user", "content": "Why?"}]
 TOOL = {"type": "function", "function": {"name": "pay", "parameters": {"type": "object"}}}
-PREFILLING = "wall-c"
+PREFILLING, OWN = "wall-c", "wall-d"
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +49,8 @@ def seed_more(url):
     names = [f"s08:{name}" for name in ("go-on", "prefill", "tools", "many", "end", "twice", "window")]
     add_provider(PRIMARY, url, [*names, "tardy", "slow", "s01:late"], **FAST_LIMITS)
     add_provider(FALLBACK, url, ["s14:twice", "ok:tardy"], **FAST_LIMITS)
+    add_provider(OWN, url, ["ok:own"], **FAST_LIMITS)
     add_provider(PREFILLING, url, ["ok:prefill", "ok-noprefill:prefill"], **FAST_LIMITS)
-    from routing.models import Provider
-
     Provider.objects.filter(slug=PREFILLING).update(options={"continuation": "prefill"})
     add_policy("go-on", ["s08:go-on", "ok"], recovery="continue")
     add_policy("prefill", ["s08:prefill", "ok-noprefill:prefill"], recovery="continue", max_attempts=4)
@@ -63,6 +66,20 @@ def seed_more(url):
 @pytest.fixture(scope="module")
 def key(demo):
     return open_tenant()
+
+
+@pytest.fixture(scope="module")
+def own_key(demo, key, wall):
+    """The same tenant's, once it has brought an address of its own for one provider: this very machine's."""
+    credentials.store(
+        provider=Provider.objects.get(slug=OWN),
+        tenant=Tenant.objects.get(slug="bench"),
+        secret="sk-own",
+        label="",
+        base_url=wall.url,
+        actor=SYSTEM,
+    )
+    return key
 
 
 @pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
@@ -237,3 +254,16 @@ def test_a_client_that_leaves_a_held_stream_is_recorded_and_nobody_works_on(plan
         if rows := ledger(answer):
             break
     assert [(row.status, row.is_final) for row in rows] == [("cancelled", True)]
+
+
+def test_a_tenants_address_is_judged_when_it_is_connected_to(own_key, plane, wall):
+    wall.reset()
+    answer = plane.http.post(
+        f"{plane.url}/v1/chat/completions",
+        json={"model": "ok:own", "messages": ASK},
+        headers={"authorization": f"Bearer {own_key}"},
+    )
+    assert answer.status_code == 200
+    tries = [(row.status, row.error_type) for row in ledger(answer)]
+    assert tries == [("error", "connection"), ("ok", "")]
+    assert len(wall.tries_at("ok:own")) == 1  # the operator's own may be on a private address
