@@ -16,7 +16,7 @@ from billing.invoicing.compose import document_currencies, opening_segment
 from billing.invoicing.draft import discard, draft
 from billing.invoicing.finalize import close, finalize
 from billing.invoicing.parties import locked_profile, profile_of, seller_of
-from billing.invoicing.period import Period, Segment, period_at, periods_of, segments_of
+from billing.invoicing.period import Period, Segment, period_at, periods_of, segments_of, within
 from billing.models import ClosedPeriod, Invoice, LegalEntity
 from billing.rating.lines import Unrateable
 from tenants.errors import ApiError
@@ -26,7 +26,10 @@ from tenants.principal import SYSTEM
 logger = logging.getLogger(__name__)
 
 BACK = timedelta(days=400)
-"""Periods that ended longer ago are history from before invoicing, and left alone."""
+"""Periods that ended longer ago are left alone."""
+
+FRESH = timedelta(days=3)
+"""How long after its end a closed period is still asked for calls priced in another currency than its plans'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ def due_of(tenant: Tenant, seller: LegalEntity, *, now: datetime) -> Iterator[Du
     """The tenant's due documents, oldest period first, the opening one last."""
     segments = segments_of(tenant)
     grace = timedelta(hours=seller.grace_hours)
-    begin = max(seller.created_at - BACK, now - BACK)
+    begin = max(seller.bills_from, now - BACK)
     closed = set(
         ClosedPeriod.objects.for_tenant(tenant).filter(end__gt=begin).values_list("start", "currency")
     )
@@ -75,7 +78,7 @@ def due_of(tenant: Tenant, seller: LegalEntity, *, now: datetime) -> Iterator[Du
     for period in periods_of(segments, tenant.timezone, until=now):
         if period.end <= begin or period.end + grace > now:
             continue
-        for currency in document_currencies(tenant, period, segments):
+        for currency in _currencies(tenant, period, segments, closed, now):
             status = documents.get((period.start, currency, Invoice.Occasion.PERIOD))
             is_waiting = status == Invoice.Status.DRAFT and seller.auto_finalize
             if (period.start, currency) not in closed and (status is None or is_waiting):
@@ -86,6 +89,20 @@ def due_of(tenant: Tenant, seller: LegalEntity, *, now: datetime) -> Iterator[Du
         status = documents.get((period.start, segment.version.currency, Invoice.Occasion.OPENING))
         if status is None or (status == Invoice.Status.DRAFT and seller.auto_finalize):
             yield Due(tenant.pk, period.start, segment.version.currency, Invoice.Occasion.OPENING)
+
+
+def _currencies(
+    tenant: Tenant,
+    period: Period,
+    segments: tuple[Segment, ...],
+    closed: set[tuple[datetime, str]],
+    now: datetime,
+) -> set[str]:
+    """The period's currencies; of one closed a while ago those of its plans, without asking the ledger."""
+    planned = {part.version.currency for part in within(segments, period.start, period.end)}
+    if period.end + FRESH < now and {(period.start, currency) for currency in planned} <= closed:
+        return planned
+    return set(document_currencies(tenant, period, segments))
 
 
 def _opening(tenant: Tenant, segments: tuple[Segment, ...], now: datetime) -> tuple[Period, Segment] | None:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
+from django.utils.timezone import now
 
 from billing.models.plans import PlanVersion
 from tenants.ids import uuid7
@@ -53,6 +54,9 @@ class LegalEntity(Stamped):
     is_default = models.BooleanField(default=False)
     auto_finalize = models.BooleanField(default=False, help_text="Close periods without a clerk.")
     grace_hours = models.PositiveSmallIntegerField(default=6)
+    bills_from = models.DateTimeField(
+        default=now, help_text="Periods that ended before are not closed by the clock."
+    )
 
     class Meta:
         ordering = ("code",)

@@ -32,7 +32,8 @@ def seller(**fields: Any) -> LegalEntity:
             "postal_code": "10119", "city": "Berlin", "country": "DE", "vat_id": "DE123456789",
             "registration": "HRB 1234 B, Amtsgericht Charlottenburg", "email": "billing@acme.example",
             "iban": "DE02120300000000202051", "bic": "BYLADEM1001", "timezone": "Europe/Berlin",
-            "number_prefix": "ACME", "is_default": True, "auto_finalize": True, **fields,
+            "number_prefix": "ACME", "is_default": True, "auto_finalize": True,
+            "bills_from": OCTOBER, **fields,
         }
     )  # fmt: skip
     TaxRate.objects.create(
