@@ -36,6 +36,7 @@ class Pool:
         "siblings",
         "targets",
         "until_s",
+        "whole",
     )
 
     def __init__(
@@ -60,6 +61,10 @@ class Pool:
         self.endpoint_ids = tuple(target.endpoint_id for target in self.targets)
         self.main = sum(not choice[3] for choice in choices)
         self.is_priced = None not in rates
+        # Nearly always a token costs whole pico-units: then there is nothing to divide.
+        self.whole: tuple[tuple[int, int], ...] | None = None
+        if all(each is not None and each[1] == each[3] == 1 for each in rates):
+            self.whole = tuple((each[0], each[2]) for each in rates if each is not None)
         currencies = Counter(target.rates.currency for target in self.targets).most_common()
         self.currency = currencies[0][0] if currencies else ""
         self.is_mixed = len(currencies) > 1  # some rates are in another currency than the commonest
@@ -71,8 +76,8 @@ class Pool:
     def costs(self, input_tokens: int, output_tokens: int) -> list[int | None]:
         """Each target's `estimate_pico` for a call of this pool's range; None while unpriced."""
         tokens = input_tokens or 1
-        if self.is_priced:
-            return [tokens * a // b + output_tokens * c // d for a, b, c, d in self.rates]  # type: ignore[misc]  # none is None
+        if self.whole is not None:
+            return [tokens * per_input + output_tokens * per_output for per_input, per_output in self.whole]
         return [
             None if rates is None else tokens * rates[0] // rates[1] + output_tokens * rates[2] // rates[3]
             for rates in self.rates
