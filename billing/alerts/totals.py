@@ -14,7 +14,7 @@ from django.db import connection
 
 from billing.snapshot import BudgetEntry, Window
 from billing.usage.partitions import LEDGER
-from billing.usage.rollups import FINAL_WEIGHT, TOKENS
+from billing.usage.rollups import FINAL_WEIGHT, IS_TENANTS, TOKENS
 
 _FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 _COLUMNS = {
@@ -68,7 +68,7 @@ _OF_CALLS = (
     f"SELECT {_sums(tokens=_FINAL_TOKENS, requests=FINAL_WEIGHT)} FROM {LEDGER} u "
     "WHERE u.tenant_id = b.tenant_id AND u.occurred_at >= b.low "
     "AND u.occurred_at < CASE b.source WHEN 'call' THEN b.high ELSE b.whole END "
-    f"AND {' AND '.join(_SCOPE.values())}) u WHERE b.source = 'call' OR b.low < b.whole"
+    f"AND {IS_TENANTS} AND {' AND '.join(_SCOPE.values())}) u WHERE b.source = 'call' OR b.low < b.whole"
 )
 _STATEMENT = (
     f"WITH b AS MATERIALIZED (SELECT * FROM unnest({', '.join(f'%({n})s::{k}[]' for n, k in _COLUMNS.items())}) "

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
 
+from billing.alerts.totals import upper_bounds
 from billing.budgets.counters import spent
 from billing.models import OverheadHour, UsageEvent, UsageHour, UsageKeyHour, UsageLatencyHour
 from billing.snapshot import BudgetEntry, Window
@@ -70,7 +72,11 @@ def test_no_budget_counts_overhead(measure: str, expected: int) -> None:
         measure=measure, limit=1, mode="hard", window="day", timezone="UTC", anchor_day=1, week_start=0,
     )  # fmt: skip
     start = NOON.timestamp() - 3600
-    assert spent(entry, Window(start, start + 7200, "w")) == expected
+    window = Window(start, start + 7200, "w")
+    assert spent(entry, window) == expected
+    assert upper_bounds([(entry, window), (replace(entry, end_user="ann"), window)]) == [expected, 0]
+    put(record(end_user="ann"), shadow(end_user="ann"))
+    assert upper_bounds([(replace(entry, end_user="ann"), window)]) == [expected]
 
 
 @pytest.mark.parametrize("wrong", [{"price_pico": 1}, {"price_pico": None}, {"is_final": True}])
