@@ -15,6 +15,7 @@ from django.db import connection
 from django.urls import resolve
 from django.utils import timezone
 
+from routing.models import Feature, RoutingPolicy
 from tenants.models import ApiKey, Tenant
 from tests.gateway import console_world
 from tests.gateway.test_console import console_patterns
@@ -48,6 +49,15 @@ OPERATOR_PAGES = {
     "replays": "/platform/replays/",
     "replay-new": "/platform/replays/new/?policy=cheap-first",
     "replay": "/platform/replays/{replay_id}/",
+    "policies": "/platform/policies/",
+    "policy": "/platform/policies/{policy_id}/",
+    "policy-new": "/platform/policies/new/",
+    "policy-edit": "/platform/policies/{policy_id}/edit/",
+    "policy-diff": "/platform/policies/{policy_id}/diff/",
+    "features": "/platform/features/",
+    "feature-new": "/platform/features/new/",
+    "feature": "/platform/features/{feature_id}/",
+    "kill-switches": "/platform/kill-switches/?kind=provider&target=openai",
     "tenants": "/platform/tenants/",
     "tenant-new": "/platform/tenants/new/",
     "providers": "/platform/providers/",
@@ -221,6 +231,8 @@ def ids_of(world):
         "failed_id": world.failed_id,
         "key_id": world.key.id,
         "replay_id": world.replay.id,
+        "policy_id": RoutingPolicy.objects.get(slug="eu-careful").id,
+        "feature_id": Feature.objects.get(slug="search").id,
     }
 
 
@@ -327,6 +339,25 @@ def test_an_operator_suspends_and_activates_a_tenant(visit, world):
     page.get_by_role("button", name="Activate").click()
     page.get_by_text("is active again").wait_for()
     assert Tenant.objects.get(slug="nordlicht").status == "active"
+
+
+def test_a_call_is_simulated_beside_an_unsaved_edit_and_a_version_rolled_back(visit, world):
+    policy = RoutingPolicy.objects.get(slug="eu-careful")
+    page = visit(world.operator)
+    page.goto(f"/platform/policies/{policy.id}/edit/")
+    page.get_by_label("Regions").fill("ch")
+    page.get_by_role("button", name="Simulate").click()
+    page.locator("#simulated").get_by_text("region_unavailable").wait_for()
+    page.get_by_label("Regions").fill("")
+    page.get_by_label("Fallback").fill("mistral-small @ vllm")
+    page.get_by_role("button", name="Simulate").click()
+    page.locator("#simulated").get_by_text("vllm/mistral-small").wait_for()
+    assert policy.versions.count() == 3
+    page.goto(f"/platform/policies/{policy.id}/")
+    page.get_by_role("button", name="Roll back to version 1").click()
+    page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
+    page.get_by_text("Version 1 is in force again, as version 4.").wait_for()
+    assert policy.versions.count() == 4
 
 
 def test_a_dialog_gives_the_focus_back(visit, world):
