@@ -37,6 +37,8 @@ USABLE_SHARE: Final = 0.01
 """How late a slot may be used, as a share of its window; pace.lua keeps twice as much clear."""
 FLUSH_S: Final = 0.2
 BELIEVED_S: Final = 0.05
+GRACE_S: Final = 2.0
+"""Nobody waits longer than this beyond what was allowed, whatever becomes of Redis's answers."""
 LISTEN_S: Final = 0.05
 FRESH_REMAINING_MS: Final = 5_000
 IDLE_S: Final = 3_600.0
@@ -241,10 +243,14 @@ class Pace:
         heapq.heappush(quota.waiting, waiter)
         self._schedule(quota)
         try:
-            return await waiter.future
+            async with asyncio.timeout_at(waiter.deadline_s + GRACE_S):
+                return await waiter.future
         except asyncio.CancelledError:
             self._left(quota, waiter)
             raise
+        except TimeoutError:
+            self._left(quota, waiter)
+            raise Saturated(DEFAULT_PAUSE_S) from None
 
     def settle(self, slot: Slot, *, tokens: int, output_tokens: int = 0) -> None:
         """Count what the call really took instead of its estimate."""
@@ -467,7 +473,8 @@ class Pace:
         reply = self._pipe.script(
             self._script, [STATE.format(quota.key), KNOWN, CHANGED], [quota.key, orjson.dumps(request)]
         )
-        reply.add_done_callback(lambda done: self._answered(quota, asked, lend, done))
+        had_news = bool(request["n"])
+        reply.add_done_callback(lambda done: self._answered(quota, asked, lend, had_news, done))
 
     def _wanted_ahead(
         self, quota: _Quota, asked: Sequence[_Waiter], now_s: float
@@ -487,6 +494,7 @@ class Pace:
         quota: _Quota,
         asked: Sequence[_Waiter],
         lend: tuple[int, dict[str, int]] | None,
+        had_news: bool,
         done: "asyncio.Future[Any]",
     ) -> None:
         quota.is_asking = False
@@ -505,6 +513,9 @@ class Pace:
             if isinstance(error, RedisReplyError):
                 logger.error("pacing is each worker's own: %s", error)
             now_ms, answers = 0, self._alone(quota, asked, now_s)
+            if had_news:
+                quota.news = True
+                self._flush_soon(quota)
         else:
             raise error
         later_s = 0.0
@@ -572,11 +583,20 @@ class Pace:
                 heapq.heappush(quota.waiting, waiter)
                 self._schedule(quota)
                 continue
+            if not waiter.is_asked:
+                self._ask_again(quota)
             self._correct(quota, stamp_ms, counted, waiter.amounts)
             quota.turn = max(quota.turn, waiter.order[1])
             waiter.future.set_result(Slot(quota.key, stamp_ms, waiter.amounts))
         if quota.slots:
             quota.timer = loop.call_at(quota.slots[0][0], self._release, quota)
+
+    def _ask_again(self, quota: _Quota) -> None:
+        """Somebody more urgent has just taken a slot that was asked for others: the last of these needs a new one."""
+        bumped = max((w for w in quota.waiting if w.is_asked and not w.future.done()), default=None)
+        if bumped is not None:
+            bumped.is_asked = False
+            self._schedule(quota)
 
     def _next_waiter(self, quota: _Quota) -> _Waiter | None:
         while quota.waiting:
