@@ -1,0 +1,67 @@
+"""The wire form of closed calls: what an older worker has put on the stream is still understood."""
+
+import orjson
+import pytest
+
+from gateway.pipeline.record import decode, encode_unknown
+from tenants.ids import uuid7
+
+ONE = "00000000-0000-0000-0000-000000000001"
+SHARED = (ONE, ONE, ONE, "USD", "search", "ann", "chat", "m", "", "p@1", False)
+ATTEMPT = (
+    1, "m", "openai", "gpt", ONE, "eu", "ok", "", 200, "provider", {"input": 10, "output": 5}, 7, "USD", 9,
+    {"input": 3, "output": 4}, 120, 40,
+)  # fmt: skip
+LOG = (200, "", "", "stop", "m", {}, 130, {})
+
+
+def test_a_record_of_version_1_is_usage_without_an_arm():
+    closed = decode(orjson.dumps((1, str(uuid7()), SHARED, [ATTEMPT], LOG)))
+    (row,) = closed.rows
+    assert (row.kind, row.is_final, row.is_byok, row.cost_pico, row.price_pico) == (
+        "usage",
+        True,
+        False,
+        7,
+        9,
+    )
+    assert closed.log is not None
+    assert (closed.log.experiment, closed.log.arm) == ("", "")
+    assert closed.sample is None
+
+
+def test_version_2_tells_kind_arm_and_own_credential():
+    shared = (*SHARED, "usage", "sizes", "large")
+    closed = decode(orjson.dumps((2, str(uuid7()), shared, [(*ATTEMPT, True)], LOG, None)))
+    assert closed.rows[0].is_byok
+    assert closed.log is not None
+    assert (closed.log.experiment, closed.log.arm) == ("sizes", "large")
+
+
+def test_a_call_of_our_own_leaves_no_log_row():
+    for kind in ("shadow", "eval"):
+        shared = (*SHARED, kind, "", "")
+        row = (*ATTEMPT[:13], 0, *ATTEMPT[14:], False)
+        closed = decode(orjson.dumps((2, str(uuid7()), shared, [row], LOG, None)))
+        assert (closed.log, closed.sample) == (None, None)
+        assert (closed.rows[0].kind, closed.rows[0].is_final) == (kind, False)
+
+
+def test_an_open_record_of_an_older_worker_is_closed_as_usage():
+    opened = {
+        "tenant": ONE, "key": ONE, "plan_version": ONE, "price_currency": "USD", "feature": "", "end_user": "",
+        "operation": "chat", "request_model": "m", "policy": "", "is_stream": False, "attempt": 2,
+        "endpoint": ONE, "provider": "openai", "provider_model": "gpt", "model": "m", "region": "eu",
+        "cost_currency": "USD", "worst_cost_pico": 99, "earlier": [ATTEMPT],
+    }  # fmt: skip
+    closed = decode(encode_unknown(str(uuid7()), opened))
+    assert [(row.kind, row.status, row.is_final, row.is_byok) for row in closed.rows] == [
+        ("usage", "ok", False, False),
+        ("usage", "unknown", True, False),
+    ]
+
+
+@pytest.mark.parametrize("version", [0, 3, "2"])
+def test_an_unknown_version_is_refused(version):
+    with pytest.raises(ValueError, match="this code knows 1 to 2"):
+        decode(orjson.dumps((version, str(uuid7()), SHARED, [], LOG)))
