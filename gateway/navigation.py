@@ -56,7 +56,7 @@ PLATFORM = (
     Entry(label="Requests", scope="requests:read", url_name="platform_requests", icon="list-tree"),
     Entry(label="What-if", scope="cost:read", url_name="replay_list", icon="rewind"),
     Entry(label="Policies", scope="policies:read", url_name="policy_list", icon="route"),
-    Entry(label="Features", scope="policies:read", url_name="feature_list", icon="boxes"),
+    Entry(label="Features", scope="policies:read", url_name="feature_list", icon="puzzle"),
     Entry(label="Tenants", scope="tenants:read", url_name="tenant_list", icon="building-2"),
     Entry(label="Providers", scope="providers:read", url_name="provider_list", icon="plug"),
     Entry(label="Health", scope="providers:read", url_name="health_list", icon="activity"),

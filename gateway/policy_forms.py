@@ -24,6 +24,16 @@ _NUMBERS: Final = ("hold_back_tokens", "hedge_after_ms", "queue_ms")
 _AMOUNTS: Final = ("max_price_per_million", "max_cost")
 
 
+STRATEGIES: Final = (
+    (RoutingPolicyVersion.Strategy.COST.value, "cost: cheapest for this request"),
+    (RoutingPolicyVersion.Strategy.LATENCY.value, "latency: fastest first byte"),
+    (RoutingPolicyVersion.Strategy.RELIABILITY.value, "reliability: fewest failures"),
+    (RoutingPolicyVersion.Strategy.SLO.value, "slo: what keeps the feature's promise"),
+    (RoutingPolicyVersion.Strategy.WEIGHTED.value, "weighted: drawn by weight"),
+    (RoutingPolicyVersion.Strategy.ORDERED.value, "ordered: as the targets stand"),
+)
+
+
 class TargetLines(forms.CharField):
     """Targets, one per line: `model`, `model @ provider`, `@ provider`, each with `* weight` if it wants one."""
 
@@ -86,7 +96,7 @@ class PolicyForm(forms.Form):
     name = forms.CharField(max_length=200, required=False)
     is_enabled = forms.BooleanField(label="In use", required=False, initial=True)
 
-    strategy = forms.ChoiceField(choices=RoutingPolicyVersion.Strategy.choices)
+    strategy = forms.ChoiceField(choices=STRATEGIES)
     targets = TargetLines(
         help_text="One per line: model, model @ provider, @ provider, each with * weight. Empty: all."
     )
@@ -125,12 +135,14 @@ class PolicyForm(forms.Form):
         label="A stream that breaks",
         choices=(
             (Recovery.END.value, "ends with an error"),
-            (Recovery.CONTINUE.value, "goes on at another target"),
-            (Recovery.BUFFERED.value, "starts again unseen: its newest part is held back"),
+            (Recovery.CONTINUE.value, "goes on elsewhere"),
+            (Recovery.BUFFERED.value, "starts again, unseen"),
         ),
         initial=Recovery.END.value,
     )
-    hold_back_tokens = forms.IntegerField(label="Tokens held back", required=False, help_text="Empty: all.")
+    hold_back_tokens = forms.IntegerField(
+        label="Tokens held back for that", required=False, help_text="Empty: the whole answer."
+    )
     hedge_after_ms = forms.IntegerField(
         label="Ask a second target after, ms",
         required=False,
@@ -142,6 +154,8 @@ class PolicyForm(forms.Form):
 
     def __init__(self, *args: Any, policy: RoutingPolicy | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
+        for name in ("allow", "deny"):
+            self.fields[name].widget.attrs["rows"] = 2
         if policy is not None:
             del self.fields["slug"], self.fields["tenant"]
 
