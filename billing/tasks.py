@@ -13,6 +13,7 @@ from django.core.cache import cache
 from django.utils import timezone
 
 from billing.alerts import deliver, evaluate, firing
+from billing.invoicing import close
 
 # ------------------------------------------------------------------ alerts
 
@@ -92,3 +93,27 @@ def deliver_alerts() -> int:
     if tried == deliver.BATCH:
         deliver_alerts.delay()
     return tried
+
+
+# ------------------------------------------------------------------ invoices
+
+_CLOSING: Final = "billing:invoices:closing"
+_CLOSING_FOR_S: Final = 1800
+
+
+@shared_task
+def close_periods() -> int:
+    """Every 5 minutes: periods that are over become documents. Killed anywhere, the next run goes on from there.
+
+    The mark only spares a second run the work: what keeps documents single are the rows and their locks.
+    """
+    if not cache.add(_CLOSING, 1, timeout=_CLOSING_FOR_S):
+        return 0
+    try:
+        done, failed = close.close_due(now=timezone.now())
+    finally:
+        cache.delete(_CLOSING)
+    if failed:
+        msg = f"{failed} documents could not be made; the log says which"
+        raise RuntimeError(msg)
+    return done

@@ -46,6 +46,11 @@ app.conf.beat_schedule = {
     },
     "deliver-alerts": {"task": "billing.tasks.deliver_alerts", "schedule": 3.0, "options": {"expires": 3}},
     "sweep-alerts": {"task": "billing.tasks.sweep_alerts", "schedule": 60.0, "options": {"expires": 60}},
+    "close-periods": {
+        "task": "billing.tasks.close_periods",
+        "schedule": 300.0,
+        "options": {"expires": 300},
+    },
     "evaluate-alert-trends": {
         "task": "billing.tasks.evaluate_alert_trends",
         "schedule": 3600.0,
