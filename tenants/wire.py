@@ -50,7 +50,7 @@ def error_response(exc: Exception, context: Mapping[str, Any]) -> Response:
     request = context.get("request")
     http_request = request._request if isinstance(request, Request) else request
     request_id = request_id_of(http_request) if http_request is not None else str(uuid7())
-    error = _api_error(exc)
+    error = api_error(exc)
     if error.status >= 500:
         logger.error("%s in request %s", type(exc).__name__, request_id, exc_info=exc)
     headers = {"X-Request-Id": request_id}
@@ -61,7 +61,8 @@ def error_response(exc: Exception, context: Mapping[str, Any]) -> Response:
     return Response(error.body(request_id), status=error.status, headers=headers)
 
 
-def _api_error(exc: Exception) -> ApiError:
+def api_error(exc: Exception) -> ApiError:
+    """What a client is told of any exception."""
     match exc:
         case ApiError():
             return exc

@@ -12,6 +12,7 @@ from gateway.models import Replay
 from gateway.replay import jobs
 from routing.api import RateSerializer
 from tenants.rest import Resource, StrictSerializer, plain
+from tenants.wire import api_error
 
 
 class CandidateRateSerializer(RateSerializer):
@@ -63,6 +64,16 @@ class CandidateSerializer(StrictSerializer):
 
     def to_representation(self, instance: Any) -> Any:
         return instance  # stored as it was asked
+
+
+def candidate_from(data: dict[str, Any]) -> dict[str, Any]:
+    """A candidate from elsewhere than a request, checked as the API checks it. Raises ApiError."""
+    given = CandidateSerializer(data=data)
+    try:
+        given.is_valid(raise_exception=True)
+    except serializers.ValidationError as error:
+        raise api_error(error) from error
+    return cast("dict[str, Any]", plain(given.validated_data))
 
 
 class ReplaySerializer(StrictSerializer, serializers.ModelSerializer[Replay]):

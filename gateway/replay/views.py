@@ -17,6 +17,7 @@ from billing.models import Plan
 from billing.rating.money import PICO
 from gateway.models import Replay
 from gateway.replay import jobs
+from gateway.replay.api import candidate_from
 from routing.models import RoutingPolicy
 from routing.policies import wordings
 from tenants.console import ConsoleRequest, add_refusal, page_of, platform_room, words_of
@@ -100,7 +101,7 @@ def replay_create(request: ConsoleRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         try:
             row = jobs.ask(
-                candidate=_serialized(form.candidate()),
+                candidate=candidate_from(form.candidate()),
                 start=form.cleaned_data["start"],
                 end=form.cleaned_data["end"],
                 tenants=words_of(form.cleaned_data["tenants"]),
@@ -112,22 +113,6 @@ def replay_create(request: ConsoleRequest) -> HttpResponse:
         else:
             return redirect("replay_detail", row.pk)
     return render(request, "gateway/replay_form.html", {"form": form}, status=422 if form.is_bound else 200)
-
-
-def _serialized(candidate: dict[str, Any]) -> dict[str, Any]:
-    """The candidate as the API would have taken it. Raises ApiError for a shape that it refuses."""
-    from rest_framework import exceptions  # noqa: PLC0415 - with the API's own serializer, so that both take the same
-
-    from gateway.replay.api import CandidateSerializer  # noqa: PLC0415
-    from tenants.rest import plain  # noqa: PLC0415
-
-    given = CandidateSerializer(data=candidate)
-    try:
-        given.is_valid(raise_exception=True)
-    except exceptions.ValidationError as error:
-        field, problem = next(iter(dict(error.detail).items()))  # type: ignore[call-overload]
-        raise ApiError("invalid_request", f"{field}: {json.dumps(plain(problem))}", param=field) from error
-    return dict(plain(given.validated_data))
 
 
 def _initial(slug: str) -> dict[str, Any]:
