@@ -501,7 +501,7 @@ def _anomaly_alarm(
         limit=expected,
         currency=currency,
         is_cost=measure == "cost",
-        title=f"{rule.name}: {money_text(value, currency)} on {day}, usual are {money_text(expected, currency)}",
+        title=f"{rule.name}: {money_text(value, currency)} on {day}, usually {money_text(expected, currency)}",
         body=f"This is {number_text(judgement.z, 1)} times the usual spread away from a day like this.",
         rule=rule,
         facts=[
