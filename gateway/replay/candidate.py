@@ -16,7 +16,7 @@ from billing.snapshot import BillingSnapshot
 from routing import snapshot
 from routing.catalog.cost import Rate, RateCard, RatesInvalid
 from routing.catalog.rates import NewRate
-from routing.entries import PolicyEntry, RoutingSnapshot
+from routing.entries import RoutingSnapshot
 from routing.models import CostRate, Endpoint, RoutingPolicyVersion
 from routing.types import Target
 from tenants.errors import ApiError
@@ -58,7 +58,7 @@ def world_of(candidate: Candidate, *, since: datetime) -> World:
     if candidate.rates:
         routes = _recosted(routes, candidate.rates)
     if candidate.version is not None:
-        routes = _rerouted(routes, candidate.version)
+        routes = snapshot.reworded(routes, candidate.version)
     return World(
         routing=routes,
         billing=billing.snapshot.load(),
@@ -66,29 +66,6 @@ def world_of(candidate: Candidate, *, since: datetime) -> World:
         pricings=_pricings(candidate),
         is_rerouted=candidate.version is not None,
         is_recosted=bool(candidate.rates),
-    )
-
-
-# ------------------------------------------------------------------ the policy
-
-
-def _rerouted(routes: RoutingSnapshot, version: RoutingPolicyVersion) -> RoutingSnapshot:
-    """The candidate's wording wherever the policy rules: by its name, and by every binding."""
-    policy = version.policy
-    key = (policy.tenant_id, policy.slug)
-    entry = snapshot.policy_entry(policy, version)
-
-    def renewed(bound: PolicyEntry) -> PolicyEntry:
-        return entry if (bound.tenant_id, bound.slug) == key else bound
-
-    return replace(
-        routes,
-        policies={**routes.policies, key: entry},
-        features={
-            name: replace(feature, policy=feature.policy and renewed(feature.policy))
-            for name, feature in routes.features.items()
-        },
-        bindings={name: renewed(bound) for name, bound in routes.bindings.items()},
     )
 
 
