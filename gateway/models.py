@@ -41,7 +41,7 @@ class RequestLog(models.Model):
     )  # [{provider, model, region, status, error, latency_ms, first_byte_ms}]
     route = models.JSONField(
         default=dict
-    )  # {strategy, kept: [{provider, model, score, reason}], dropped: [...]}
+    )  # {strategy, needs, kept: [{provider, model, score, reason}], dropped: [...]}
     experiment = models.CharField(max_length=80)  # or "rollout:<slug>"
     arm = models.CharField(max_length=40)
 

@@ -189,6 +189,7 @@ def _route(call: Call) -> dict[str, Any]:
         return {}
     return {
         "strategy": plan.strategy,
+        "needs": sorted(call.capabilities),
         "kept": [
             {
                 "provider": kept.target.provider,
