@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
+from routing.health.models import HealthSample, Incident
 from routing.models import (
     CostRate,
     Credential,
@@ -64,7 +65,7 @@ class RoutingPolicyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Rows that the database itself refuses to change."""
+    """Rows that nobody changes by hand; most of them the database itself refuses to change."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -99,3 +100,17 @@ class CostRateAdmin(ReadOnlyAdmin):
 class RoutingPolicyVersionAdmin(ReadOnlyAdmin):
     list_display = ("policy", "number", "strategy", "created_at", "created_by")
     list_select_related = ("policy",)
+
+
+@admin.register(HealthSample)
+class HealthSampleAdmin(ReadOnlyAdmin):
+    list_display = ("endpoint", "at", "attempts", "failed", "first_byte_p50_ms", "first_byte_p95_ms", "circuit")
+    list_filter = ("circuit", "endpoint__provider")
+    list_select_related = ("endpoint__provider",)
+
+
+@admin.register(Incident)
+class IncidentAdmin(ReadOnlyAdmin):
+    list_display = ("endpoint", "opened_at", "closed_at", "reason", "opened_by", "closed_by")
+    list_filter = ("endpoint__provider",)
+    list_select_related = ("endpoint__provider",)
