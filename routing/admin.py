@@ -104,7 +104,15 @@ class RoutingPolicyVersionAdmin(ReadOnlyAdmin):
 
 @admin.register(HealthSample)
 class HealthSampleAdmin(ReadOnlyAdmin):
-    list_display = ("endpoint", "at", "attempts", "failed", "first_byte_p50_ms", "first_byte_p95_ms", "circuit")
+    list_display = (
+        "endpoint",
+        "at",
+        "attempts",
+        "failed",
+        "first_byte_p50_ms",
+        "first_byte_p95_ms",
+        "circuit",
+    )
     list_filter = ("circuit", "endpoint__provider")
     list_select_related = ("endpoint__provider",)
 
