@@ -82,6 +82,9 @@ class AlertChannelAdmin(_Admin):
     raw_id_fields = ("tenant",)
     readonly_fields = ("kind", "target")  # sealed with them: a new channel is the way to another target
 
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
 
 @admin.register(AlertRule)
 class AlertRuleAdmin(_Admin):

@@ -330,6 +330,7 @@ class AlertAttempt(models.Model):
     class Meta:
         ordering = ("delivery", "number")
         constraints = (models.UniqueConstraint(fields=("delivery", "number"), name="alert_attempt_once"),)
+        indexes = (models.Index(fields=("started_at",), name="alert_attempt_when"),)
 
     def __str__(self) -> str:
         return f"attempt {self.number}: {self.status or self.detail}"
