@@ -69,8 +69,10 @@ def sweep_alerts() -> int:
 
 @shared_task
 def evaluate_alert_trends() -> int:
-    """Every hour: forecasts, margins and unusual days."""
-    return _all_of(evaluate.evaluate_forecasts, evaluate.evaluate_margins, evaluate.evaluate_anomalies)
+    """Every hour: forecasts, margins and unusual days; old messages are forgotten."""
+    return _all_of(
+        evaluate.evaluate_forecasts, evaluate.evaluate_margins, evaluate.evaluate_anomalies, deliver.prune
+    )
 
 
 def _all_of(*steps: Callable[..., int]) -> int:

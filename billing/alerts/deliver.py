@@ -40,6 +40,8 @@ THREADS: Final = 16
 TIMEOUT_S: Final = 10.0
 MAX_ANSWER_BYTES: Final = 64 * 1024
 TEST_EVERY: Final = timedelta(seconds=10)
+KEPT_FOR: Final = timedelta(days=90)
+PRUNE_BATCH: Final = 1000
 
 _PEOPLE: Final = (AlertChannel.Kind.EMAIL, AlertChannel.Kind.SLACK)
 _Event = AlertDelivery.Event
@@ -325,6 +327,16 @@ def _disable(channel: AlertChannel) -> None:
             principal=SYSTEM, action="alertchannel.gone", object_type="alertchannel", object_id=channel.pk,
             tenant=channel.tenant, before={"is_enabled": True}, after={"is_enabled": False},
         )  # fmt: skip
+
+
+def prune(*, now: datetime) -> int:
+    """Forget messages that were settled 90 days ago, with their attempts; firings stay. Returns how many."""
+    old = AlertDelivery.objects.exclude(state=_State.PENDING).filter(updated_at__lt=now - KEPT_FOR)
+    forgotten = 0
+    while ids := list(old.order_by("updated_at").values_list("pk", flat=True)[:PRUNE_BATCH]):
+        AlertDelivery.objects.filter(pk__in=ids).delete()
+        forgotten += len(ids)
+    return forgotten
 
 
 # ------------------------------------------------------------------ by hand

@@ -485,6 +485,16 @@ def test_a_snoozed_subject_is_told_afterwards(acme) -> None:
     assert deliver_at(after(hours=2)) == 1
 
 
+def test_settled_messages_are_forgotten_after_90_days_and_what_is_due_never(acme, hook, receiver) -> None:
+    rings(acme, 3)
+    AlertDelivery.objects.filter(firing__threshold=1).update(state="delivered", updated_at=after(days=-91))
+    AlertDelivery.objects.filter(firing__threshold=2).update(state="delivered", updated_at=after(days=-89))
+    AlertDelivery.objects.filter(firing__threshold=3).update(updated_at=after(days=-91))
+    assert deliver.prune(now=NOW) == 1
+    assert sorted(AlertDelivery.objects.values_list("firing__threshold", flat=True)) == [2, 3]
+    assert AlertFiring.objects.count() == 3
+
+
 # ------------------------------------------------------------------ the test button
 
 
