@@ -26,6 +26,7 @@ from billing.budgets.counters import spent
 from billing.models import Budget, Plan, PlanVersion, Subscription
 from billing.rating.money import PICO, amount_text
 from billing.snapshot import entry_of
+from billing.spreadsheet import cell
 from billing.subscriptions import change_plan, current_version, newest_version, publish, subscribe
 from billing.usage.reports import DIMENSIONS, GROUPS, MEASURES, Report, report
 from billing.usage.verify import verify
@@ -519,7 +520,7 @@ class UsageCsv(UsageView):
         writer.writerow([f"{name} {currency}".rstrip() for name, currency in columns])
         for row in found.rows:
             writer.writerow(
-                [_cell(_shown(name, _part(row[name], currency), slugs)) for name, currency in columns]
+                [cell(_shown(name, _part(row[name], currency), slugs)) for name, currency in columns]
             )
         return HttpResponse(
             text.getvalue(),
@@ -545,18 +546,6 @@ def _shown(name: str, value: Any, slugs: Mapping[UUID, str]) -> Any:
     if name in ("p50_ms", "p95_ms") and value is not None:
         return round(value, 1)
     return value
-
-
-def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula is quoted; our own numbers are not."""
-    if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")) and not _is_number(value):
-        return f"'{value}"
-    return value
-
-
-def _is_number(text: str) -> bool:
-    digits = text.removeprefix("-").replace(".", "", 1)
-    return digits.isascii() and digits.isdecimal()
 
 
 def _slugs(found: Report) -> Mapping[UUID, str]:
