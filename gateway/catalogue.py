@@ -42,9 +42,7 @@ def priced_models(*, tenant: Tenant, text: str, now: datetime) -> Sequence[Price
     """Policies first, then models by name; at most `ROWS` models, narrowed by `text`. Four queries."""
     version = current_version(tenant)
     pricing = compile_charges(version.charges, version.currency)
-    endpoints = Endpoint.objects.filter(
-        is_enabled=True, provider__is_enabled=True, model__slug__icontains=text
-    )
+    endpoints = Endpoint.objects.routable().filter(model__slug__icontains=text)
     if version.allowed_models:
         endpoints = endpoints.filter(model__slug__in=version.allowed_models)
     models = Model.objects.filter(pk__in=endpoints.values("model")).order_by("slug")[:ROWS]
@@ -62,9 +60,7 @@ def priced_models(*, tenant: Tenant, text: str, now: datetime) -> Sequence[Price
 def callable_name(tenant: Tenant) -> str | None:
     """A name that a first call of this tenant can use: a policy, else a model; None while there is none."""
     is_own = Q(tenant=tenant) | Q(tenant__isnull=True)
-    endpoints = Endpoint.objects.filter(
-        is_enabled=True, provider__is_enabled=True, model__operations__contains=["chat"]
-    )
+    endpoints = Endpoint.objects.routable().filter(model__operations__contains=["chat"])
     first = endpoints.order_by("model__slug").values_list("model__slug", flat=True).first()
     if first is None:
         return None

@@ -96,6 +96,16 @@ class Model(Stamped):
         return self.slug
 
 
+class EndpointQuerySet(models.QuerySet["Endpoint"]):
+    def routable(self) -> "EndpointQuerySet":
+        """Those that calls may go to: nothing about them is switched off, and no kill switch is thrown."""
+        return (
+            self.filter(is_enabled=True, provider__is_enabled=True, model__is_enabled=True)
+            .exclude(provider__slug__in=KillSwitch.thrown_at_kind(KillSwitch.Kind.PROVIDER))
+            .exclude(model__slug__in=KillSwitch.thrown_at_kind(KillSwitch.Kind.MODEL))
+        )
+
+
 class Endpoint(Stamped):
     """One provider serving one model under its own name."""
 
@@ -105,6 +115,8 @@ class Endpoint(Stamped):
     region = models.CharField(max_length=32, blank=True, help_text="Empty: the provider's.")
     weight = models.PositiveIntegerField(default=1)
     is_enabled = models.BooleanField(default=True)
+
+    objects = EndpointQuerySet.as_manager()
 
     class Meta:
         ordering = ("model", "provider")
@@ -346,6 +358,11 @@ class KillSwitch(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.target}"
+
+    @classmethod
+    def thrown_at_kind(cls, kind: str) -> models.QuerySet["KillSwitch", str]:
+        """The slugs of this kind that are cut off now."""
+        return cls.objects.filter(kind=kind, restored_at=None).values_list("target", flat=True)
 
 
 from routing.experiments.models import (  # noqa: E402, F401 - of this app; they name the models above

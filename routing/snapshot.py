@@ -58,11 +58,8 @@ def load(*, rates_since: datetime | None = None) -> RoutingSnapshot:
     """
     # The version comes first: a change during the load then makes the next poll load again.
     version = versions.current()["routing"]
-    killed = _killed()
     endpoints = list(
-        Endpoint.objects.filter(is_enabled=True, provider__is_enabled=True, model__is_enabled=True)
-        .exclude(provider__slug__in=killed[KillSwitch.Kind.PROVIDER])
-        .exclude(model__slug__in=killed[KillSwitch.Kind.MODEL])
+        Endpoint.objects.routable()
         .select_related("provider", "model")
         .order_by("model__slug", "provider__slug", "id")
     )
@@ -92,21 +89,13 @@ def load(*, rates_since: datetime | None = None) -> RoutingSnapshot:
         policies=policies,
         providers=dict(
             Provider.objects.filter(is_enabled=True)
-            .exclude(slug__in=killed[KillSwitch.Kind.PROVIDER])
+            .exclude(slug__in=KillSwitch.thrown_at_kind(KillSwitch.Kind.PROVIDER))
             .values_list("slug", "kind")
         ),
         features=_features(by_id),
         bindings=_bindings(by_id),
         own=own,
     )
-
-
-def _killed() -> Mapping[str, frozenset[str]]:
-    """The slugs that are cut off, by kind."""
-    thrown: dict[str, set[str]] = {kind: set() for kind in KillSwitch.Kind.values}
-    for kind, target in KillSwitch.objects.filter(restored_at=None).values_list("kind", "target"):
-        thrown[kind].add(target)
-    return {kind: frozenset(targets) for kind, targets in thrown.items()}
 
 
 def _shares(held: Sequence[OperatorCredential]) -> tuple[Fraction, ...]:

@@ -20,7 +20,7 @@ from routing.health import store
 from routing.health.breaker import CLOSED, circuit_of
 from routing.health.exchange import CHECKED, USED
 from routing.health.tracker import Tracker
-from routing.models import Endpoint, KillSwitch, Provider
+from routing.models import Endpoint, Provider
 from routing.probe import Untestable, list_models
 from routing.registry import dialect_of
 from routing.types import Circuit, ErrorKind, ProviderError, ProviderKind
@@ -76,12 +76,9 @@ def _due(tracker: Tracker, *, now: datetime, idle_s: float) -> Mapping[Provider,
     used: Any = client.hgetall(USED)
     checked: Any = client.hgetall(CHECKED)
     now_s = now.timestamp()
-    killed = KillSwitch.objects.filter(restored_at=None)
     rows = (
-        Endpoint.objects.filter(is_enabled=True, provider__is_enabled=True, model__is_enabled=True)
+        Endpoint.objects.routable()
         .exclude(provider__kind=ProviderKind.SANDBOX)
-        .exclude(provider__slug__in=killed.filter(kind=KillSwitch.Kind.PROVIDER).values("target"))
-        .exclude(model__slug__in=killed.filter(kind=KillSwitch.Kind.MODEL).values("target"))
         .select_related("provider", "model")
         .order_by("provider__slug", "id")
     )

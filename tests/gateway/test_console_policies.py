@@ -318,6 +318,16 @@ def test_a_tenant_is_cut_off_by_who_may_suspend_it(world, operator):
     assert world.acme.status == "active"
 
 
+def test_a_model_that_is_cut_off_is_offered_to_nobody(world, operator):
+    url = reverse("tenant_models", args=("acme",))
+    assert "gpt-4o-mini" in signed_in(world.owner).get(url).content.decode()
+    switches.throw(kind="model", target="gpt-4o-mini", reason="It rambles.", actor=SYSTEM)
+    assert "gpt-4o-mini" not in signed_in(world.owner).get(url).content.decode()
+    shown = operator.get(reverse("model_list")).content.decode()
+    assert "gpt-4o-mini" in shown
+    assert "cut off" in shown
+
+
 def test_a_provider_says_in_its_form_what_it_does_with_content(world, operator):
     url = reverse("provider_edit", args=("openai",))
     form = operator.get(url).context["form"]
