@@ -132,6 +132,8 @@ class FeatureResource(SlugOfTenant[Feature]):
         """Raises ApiError as `bindings.add_feature`, and for a budget as /budgets/."""
         given = dict(serializer.validated_data)
         slug, tenant, budget = given.pop("slug"), given.pop("tenant"), given.pop("budget", None)
+        if budget is not None:
+            versions.bump("billing")  # before the first audit event: everybody locks in that order
         feature = bindings.add_feature(
             slug=slug, tenant=tenant, values=_with_policy(given, tenant), actor=self.principal
         )
@@ -147,6 +149,8 @@ class FeatureResource(SlugOfTenant[Feature]):
             if name in given and given.pop(name) != held:
                 raise ApiError("invalid_request", f"The {name} of a feature cannot change.", param=name)
         has_budget, budget = "budget" in given, given.pop("budget", None)
+        if has_budget:
+            versions.bump("billing")  # before the first audit event: everybody locks in that order
         if given or not has_budget:
             feature = bindings.change_feature(
                 feature=feature, changes=_with_policy(given, feature.tenant), actor=self.principal
@@ -160,7 +164,7 @@ class FeatureResource(SlugOfTenant[Feature]):
         bindings.remove_feature(feature=instance, actor=self.principal)
 
     def _put_budget(self, feature: Feature, given: Mapping[str, Any] | None) -> None:
-        """Make, change, or (None) switch off the feature's budget. Raises ApiError as /budgets/ does."""
+        """Make, change, or (None) switch off the feature's budget; `billing` is bumped. Raises as /budgets/ does."""
         if feature.tenant is None:
             raise ApiError(
                 "invalid_request",
@@ -177,7 +181,6 @@ class FeatureResource(SlugOfTenant[Feature]):
             raise ApiError("invalid_request", "A budget needs a limit.", param="budget.limit")
         before = None if budget is None else _picture(budget)
         values: Mapping[str, Any] = {"is_enabled": False} if given is None else given
-        versions.bump("billing")
         if budget is None:
             budget = Budget.objects.create(tenant=feature.tenant, feature=feature.slug, **values)
         else:
