@@ -14,13 +14,13 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 
-from routing import provisioning, switches
+from routing import credentials, provisioning, switches
 from routing.catalog.imports import import_models
 from routing.catalog.offers import offers_of
 from routing.models import Credential, Endpoint, KillSwitch, Model, Provider
 from routing.probe import last_probe, probe
 from routing.registry import DIALECTS
-from tenants.console import ConsoleRequest, add_refusal, page_of, platform_room
+from tenants.console import ConsoleRequest, add_refusal, page_of, platform_room, uuid_or_none
 from tenants.errors import ApiError
 
 MODELS_PER_PAGE = 100
@@ -113,6 +113,28 @@ class EndpointForm(forms.Form):
         if model is None:
             raise forms.ValidationError("The catalogue holds no model of this name.")
         return model
+
+
+class KeyForm(forms.Form):
+    """One more of the operator's keys at a provider. A key of a label in use takes the old one's place."""
+
+    label = forms.CharField(max_length=100, required=False, help_text="A key of the same label is replaced.")
+    api_key = forms.CharField(
+        label="API key",
+        max_length=credentials.MAX_SECRET_CHARACTERS,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        help_text="Encrypted at rest and never shown again.",
+    )
+    weight = forms.IntegerField(
+        min_value=0, max_value=credentials.MAX_WEIGHT, initial=1, help_text="Its share of the calls."
+    )
+    limit_rpm = forms.IntegerField(label="Its requests per minute", min_value=1, required=False)
+    limit_tpm = forms.IntegerField(
+        label="Its tokens per minute",
+        min_value=1,
+        required=False,
+        help_text="Where the provider's headers do not tell.",
+    )
 
 
 class KillSwitchForm(forms.Form):
@@ -211,8 +233,12 @@ def provider_edit(request: ConsoleRequest, slug: str) -> HttpResponse:
 
 @platform_room("providers:read", write="providers:write")
 def provider_detail(request: ConsoleRequest, slug: str) -> HttpResponse:
-    """What a provider is and serves; a POST adds a model to it."""
+    """What a provider is and serves; a POST adds a model or (`about=key`) a key, or switches a key on or off."""
     provider = get_object_or_404(Provider, slug=slug)
+    if request.method == "POST" and request.POST.get("about") == "key":
+        return _add_key(request, provider)
+    if request.method == "POST" and request.POST.get("about") == "key_state":
+        return _switch_key(request, provider)
     form = EndpointForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
@@ -233,7 +259,45 @@ def provider_detail(request: ConsoleRequest, slug: str) -> HttpResponse:
     return _show_provider(request, provider, form)
 
 
-def _show_provider(request: ConsoleRequest, provider: Provider, form: EndpointForm) -> HttpResponse:
+def _add_key(request: ConsoleRequest, provider: Provider) -> HttpResponse:
+    key_form = KeyForm(request.POST, prefix="key")
+    if key_form.is_valid():
+        data = dict(key_form.cleaned_data)
+        try:
+            credentials.store(
+                provider=provider,
+                tenant=None,
+                secret=data.pop("api_key"),
+                base_url="",
+                actor=request.principal,
+                **data,
+            )
+        except ApiError as error:
+            add_refusal(key_form, error)
+        else:
+            messages.success(request, f"{provider.name} is called with this key too.")
+            return redirect("provider_detail", provider.slug)
+    return _show_provider(request, provider, EndpointForm(), key_form)
+
+
+def _switch_key(request: ConsoleRequest, provider: Provider) -> HttpResponse:
+    credential = get_object_or_404(
+        Credential, pk=uuid_or_none(request.POST.get("credential", "")), provider=provider, tenant=None
+    )
+    is_enabled = request.POST.get("is_enabled") == "true"
+    try:
+        credentials.change(credential=credential, changes={"is_enabled": is_enabled}, actor=request.principal)
+    except ApiError as error:
+        messages.error(request, error.message)
+    else:
+        state = "in use" if is_enabled else "no longer used"
+        messages.success(request, f"The key …{credential.last_four} is {state}.")
+    return redirect("provider_detail", provider.slug)
+
+
+def _show_provider(
+    request: ConsoleRequest, provider: Provider, form: EndpointForm, key_form: KeyForm | None = None
+) -> HttpResponse:
     endpoints = list(
         Endpoint.objects.filter(provider=provider).select_related("provider", "model").order_by("model__slug")
     )
@@ -246,11 +310,13 @@ def _show_provider(request: ConsoleRequest, provider: Provider, form: EndpointFo
         "offers": [offers[endpoint.pk] for endpoint in endpoints],
         "credentials": Credential.objects.filter(provider=provider, tenant=None).order_by("-id"),
         "form": form,
+        "key_form": key_form or KeyForm(prefix="key"),
         "names": _catalogue_names(provider),
         "with_cost": with_cost,
         "switch": switches.thrown(kind=KillSwitch.Kind.PROVIDER, target=provider.slug),
     }
-    return render(request, "routing/provider_detail.html", context, status=422 if form.is_bound else 200)
+    is_refused = form.is_bound or key_form is not None
+    return render(request, "routing/provider_detail.html", context, status=422 if is_refused else 200)
 
 
 def _catalogue_names(provider: Provider) -> QuerySet[Model, str]:

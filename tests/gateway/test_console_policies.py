@@ -9,7 +9,7 @@ from django.utils import timezone
 from gateway import simulate
 from gateway.policy_forms import PolicyForm, TargetLines, initial_of, lines_of
 from routing import credentials, switches
-from routing.models import Feature, KillSwitch, PolicyBinding, Provider, RoutingPolicy
+from routing.models import Credential, Feature, KillSwitch, PolicyBinding, Provider, RoutingPolicy
 from routing.policies import wordings
 from tenants.models import AuditEvent
 from tenants.principal import SYSTEM
@@ -316,6 +316,32 @@ def test_a_tenant_is_cut_off_by_who_may_suspend_it(world, operator):
     operator.post(reverse("kill_switch_restore", args=(KillSwitch.objects.first().id,)))
     world.acme.refresh_from_db()
     assert world.acme.status == "active"
+
+
+def test_a_provider_takes_several_keys_and_shows_none(world, operator):
+    url, secret = reverse("provider_detail", args=("openai",)), "sk-another-secret-0042"
+    body = {"about": "key", "key-label": "second", "key-api_key": secret, "key-weight": "3"}
+    assert operator.post(url, body | {"key-limit_rpm": "600"}).status_code == 302
+    row = Credential.objects.get(label="second")
+    assert (row.weight, row.limit_rpm, row.last_four, row.is_enabled) == (3, 600, "0042", True)
+    page = operator.get(url).content.decode()
+    assert secret not in page
+    assert "…0042" in page
+    refused = operator.post(url, body | {"key-weight": "2000"})
+    assert (refused.status_code, list(refused.context["key_form"].errors)) == (422, ["weight"])
+    assert secret not in refused.content.decode()
+    bad = operator.post(url, body | {"key-api_key": "not ascii: é"})
+    assert list(bad.context["key_form"].errors) == ["api_key"]
+    state = {"about": "key_state", "credential": str(row.pk), "is_enabled": "false"}
+    operator.post(url, state)
+    row.refresh_from_db()
+    assert row.is_enabled is False
+    foreign = credentials.store(
+        provider=row.provider, tenant=world.acme, secret=secret, label="", base_url="", actor=SYSTEM
+    )
+    assert operator.post(url, state | {"credential": str(foreign.pk)}).status_code == 404
+    assert operator.post(url, state | {"credential": "x"}).status_code == 404
+    assert signed_in(world.clerk).post(url, body).status_code == 403
 
 
 def test_a_model_that_is_cut_off_is_offered_to_nobody(world, operator):
