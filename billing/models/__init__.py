@@ -10,7 +10,8 @@ from billing.models.alerts import (
     AlertStep,
     AlertWatch,
 )
-from billing.models.budgets import Budget
+from billing.models.budgets import Budget, BudgetCheck
+from billing.models.fx import FxRate
 from billing.models.invoices import (
     BillingProfile,
     ClosedPeriod,
@@ -40,11 +41,13 @@ __all__ = (
     "AlertWatch",
     "BillingProfile",
     "Budget",
+    "BudgetCheck",
     "ClosedPeriod",
     "Coupon",
     "CreditNote",
     "CreditNoteLine",
     "DocumentCounter",
+    "FxRate",
     "Invoice",
     "InvoiceDiscount",
     "InvoiceLine",

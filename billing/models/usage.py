@@ -58,6 +58,7 @@ class UsageEvent(models.Model):
     cost_components = models.JSONField(null=True)  # component -> pico
     latency_ms = models.IntegerField()
     first_byte_ms = models.IntegerField(null=True)
+    tags = models.JSONField(null=True)  # X-Tollhouse-Tags, key -> value
 
     class Meta:
         managed = False

@@ -163,10 +163,11 @@ def _row_of(r: UsageRecord) -> tuple[Any, ...]:
         r.is_byok, r.usage_source, r.input_tokens, r.cache_read_tokens, r.cache_write_tokens,
         r.output_tokens, r.reasoning_tokens, _json(r.other_units), r.cost_pico, r.cost_currency,
         r.price_pico, r.price_currency, _json(r.cost_components), r.latency_ms, r.first_byte_ms,
+        _json(r.tags),
     )  # fmt: skip
 
 
-def _json(value: Mapping[str, int] | None) -> str | None:
+def _json(value: Mapping[str, int] | Mapping[str, str] | None) -> str | None:
     return None if value is None else orjson.dumps(dict(value)).decode()
 
 

@@ -68,6 +68,7 @@ class UsageRecord:
     cost_components: Mapping[str, int] | None = None
     latency_ms: int
     first_byte_ms: int | None = None
+    tags: Mapping[str, str] | None = None
 
     def as_row(self) -> tuple[Any, ...]:
         """The values in column order, JSON columns as mappings."""
