@@ -6,7 +6,7 @@ What rules whose calls is what the operator demands of its tenants, so the opera
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from decimal import Decimal
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Final, cast
 from uuid import UUID
 
 from django.conf import settings
@@ -30,6 +30,11 @@ from tenants.models import ApiKey, Tenant
 from tenants.principal import Principal
 from tenants.rest import Resource, StrictSerializer, TenantField
 
+BEYOND_FEATURES: Final[Mapping[str, str]] = {
+    "window": Budget.Window.ROLLING.value,
+    "mode": Budget.Mode.THROTTLE.value,
+}
+"""What a budget nested in a feature cannot say, because it needs fields that only /budgets/ has."""
 FEATURE_SLUG = r"^[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,99})$"
 
 
@@ -174,6 +179,13 @@ class FeatureResource(SlugOfTenant[Feature]):
         self.require("budgets:write", feature.tenant)
         if given is not None and given.get("measure") == Budget.Measure.COST:
             self.require("cost:read", feature.tenant)
+        for name, beyond in BEYOND_FEATURES.items():
+            if given is not None and given.get(name) == beyond:
+                raise ApiError(
+                    "invalid_request",
+                    f"The {name} {beyond!r} needs more: use /budgets/.",
+                    param=f"budget.{name}",
+                )
         budget = budget_of(feature)
         if budget is None and given is None:
             return
@@ -215,7 +227,10 @@ def budgets_of(features: Sequence[Feature]) -> Mapping[UUID, Budget]:
             tenant__in={tenant for tenant, _ in owned},
             feature__in={slug for _, slug in owned},
             api_key=None,
+            plan=None,
             model="",
+            provider="",
+            tag="",
             end_user="",
             is_enabled=True,
         )

@@ -113,6 +113,8 @@ def test_a_features_budget_is_changed_and_ended_with_it(operator: APIClient, acm
         ({"slug": "x", "budget": {"limit": "5"}}, "budget"),
         ({"slug": "x", "tenant": "acme", "budget": {"limit": "-5"}}, "budget.limit"),
         ({"slug": "x", "tenant": "acme", "budget": {"mode": "soft"}}, "budget.limit"),
+        ({"slug": "x", "tenant": "acme", "budget": {"limit": "5", "window": "rolling"}}, "budget.window"),
+        ({"slug": "x", "tenant": "acme", "budget": {"limit": "5", "mode": "throttle"}}, "budget.mode"),
     ],
 )
 def test_a_feature_that_makes_no_sense_is_refused(
