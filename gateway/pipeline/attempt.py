@@ -23,6 +23,7 @@ from gateway.state.clients import (
     HttpClient,
     WholeResponse,
 )
+from gateway.state.pace import Slot
 from gateway.state.process import Process
 from gateway.state.sandbox import SandboxClient
 from routing.providers.adapters import adapter_for
@@ -87,8 +88,9 @@ class StreamAnswer:
 type Answer = WholeAnswer | StreamAnswer
 
 
-def open_attempt(call: Call, target: Target, *, is_hedge: bool = False) -> Attempt:
-    attempt = Attempt(len(call.attempts) + 1, target, time.monotonic(), is_hedge=is_hedge)
+def open_attempt(call: Call, target: Target, slot: Slot | None, *, is_hedge: bool) -> Attempt:
+    """An attempt of the call; `slot` is its place in the provider's rate limit."""
+    attempt = Attempt(len(call.attempts) + 1, target, time.monotonic(), is_hedge=is_hedge, slot=slot)
     call.attempts.append(attempt)
     return attempt
 

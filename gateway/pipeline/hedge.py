@@ -6,31 +6,38 @@ tenant by its own provider; never beyond the worker's hedge budget. The loser is
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.pipeline import estimate
 from gateway.pipeline.attempt import Answer, StreamAnswer, close, serve
 from gateway.pipeline.call import Call, Status
 from gateway.pipeline.course import Course, Step
 from gateway.state.process import Process
-from routing.types import Conduct, Target
+from routing.types import Conduct
 
 UNHEDGED = frozenset(("tools", "vision", "audio"))
 LOST = "hedge_lost"
 
-type Start = Callable[[Step, bool], Coroutine[Any, Any, Answer]]
-"""Carries out a step, as a hedge or not."""
+
+class Start(Protocol):
+    """Carries out a step."""
+
+    def __call__(self, step: Step, *, is_hedge: bool = False) -> Coroutine[Any, Any, Answer]: ...
+
+
 type Missed = Callable[[Step, Exception], None]
 """Is told of a step that failed while another is still running. Raises what must end the call at once."""
 
 
-def delay_s(call: Call, conduct: Conduct, target: Target, process: Process) -> float | None:
-    """How long a target may be silent before it gets a rival; None where it never does."""
+def delay_s(call: Call, conduct: Conduct, step: Step, process: Process) -> float | None:
+    """How long a step may be silent before it gets a rival; None where it never does. A retry gets none."""
     after_ms: float | None = conduct.hedge_after_ms
-    if after_ms is None or call.capabilities & UNHEDGED or call.body.get("store") or target.is_own:
+    if after_ms is None or step.is_retry or step.target.is_own:
+        return None
+    if call.capabilities & UNHEDGED or call.body.get("store"):
         return None
     if after_ms == 0:
-        seen = process.health.view.endpoints.get(target.endpoint_id)
+        seen = process.health.view.endpoints.get(step.target.endpoint_id)
         after_ms = seen.first_byte_p95_ms if seen else None
     return None if after_ms is None else after_ms / 1000
 
@@ -39,8 +46,9 @@ async def race(
     call: Call, course: Course, step: Step, after_s: float, process: Process, start: Start, missed: Missed
 ) -> Answer:
     """The first answer of `step` and the rival it gets after `after_s`. Raises what the last of them raised."""
-    process.hedges.earn()
-    running: dict[asyncio.Future[Answer], Step] = {asyncio.ensure_future(start(step, False)): step}
+    if not call.attempts:
+        process.hedges.earn()
+    running: dict[asyncio.Future[Answer], Step] = {asyncio.ensure_future(start(step)): step}
     patience_s: float | None = after_s
     try:
         while True:
@@ -50,7 +58,7 @@ async def race(
                 rival = course.rival(step)
                 if rival is not None and not rival.is_own and process.hedges.spend():
                     hedge = course.take(rival)
-                    running[asyncio.ensure_future(start(hedge, True))] = hedge
+                    running[asyncio.ensure_future(start(hedge, is_hedge=True))] = hedge
                 continue
             runner = done.pop()
             its_step = running.pop(runner)

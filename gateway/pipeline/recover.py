@@ -9,19 +9,17 @@ import math
 import random
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
 from gateway.pipeline import estimate
 from gateway.pipeline.attempt import StreamAnswer, advance, close, cut_off, from_client, is_whole, settle
-from gateway.pipeline.call import Call, Status
-from gateway.pipeline.course import Course
-from gateway.pipeline.execute import proceed
+from gateway.pipeline.call import Status
+from gateway.pipeline.execute import Journey
 from gateway.state.clients import ClientError
-from gateway.state.process import Process
 from routing.providers.continuation import Continuation, can_continue
-from routing.types import ErrorKind, ProviderError, Recovery, RoutePlan
+from routing.types import ErrorKind, ProviderError, Recovery
 from tenants.errors import ApiError
 
 KEEP_ALIVE = b": still at work\n\n"
@@ -31,14 +29,12 @@ UNSTITCHABLE = ("tool_calls", "function_call", "audio", "refusal")
 """Parts of a delta of which half is worth nothing to another model."""
 
 
-async def mended(
-    call: Call, plan: RoutePlan, course: Course, answer: StreamAnswer, process: Process
-) -> AsyncGenerator[list[bytes]]:
+async def mended(journey: Journey, answer: StreamAnswer) -> AsyncGenerator[list[bytes]]:
     """The answer's chunks as they may be shown; an empty list where the client needs a sign of life.
 
     Raises what the stream must end in: ProviderError, ClientError or ApiError.
     """
-    mender = Mender(call, plan, course, answer, process)
+    mender = Mender(journey, answer)
     while True:
         coming = asyncio.ensure_future(mender.next())
         try:
@@ -95,12 +91,9 @@ class Shown:
 class Mender:
     """One client's stream, whoever of its targets makes it."""
 
-    def __init__(
-        self, call: Call, plan: RoutePlan, course: Course, answer: StreamAnswer, process: Process
-    ) -> None:
-        self._call, self._plan, self._course = call, plan, course
-        self._answer, self._process = answer, process
-        conduct = plan.conduct
+    def __init__(self, journey: Journey, answer: StreamAnswer) -> None:
+        self._journey, self._answer = journey, answer
+        conduct = journey.plan.conduct
         held_back = math.inf if conduct.hold_back_tokens is None else conduct.hold_back_tokens
         self._window = held_back if conduct.recovery is Recovery.BUFFERED else 0
         self._held: list[bytes] = []
@@ -166,7 +159,7 @@ class Mender:
 
     async def _mend(self, error: ProviderError) -> None:
         """Put another target's answer in place of the broken one. Raises `error` where that cannot be."""
-        call, answer, shown = self._call, self._answer, self._shown
+        call, answer, shown = self._journey.call, self._answer, self._shown
         await answer.response.aclose()
         self._book(error)
         if shown.is_anything and not (shown.is_text and can_continue(call.operation, call.body)):
@@ -175,7 +168,7 @@ class Mender:
         tokens = max(len(shown.texts), len(text) // estimate.BYTES_PER_TOKEN)
         continuation = Continuation(call.operation, text, tokens) if text else None
         try:
-            successor = await proceed(call, self._plan, self._course, self._process, text=continuation)
+            successor = await replace(self._journey, text=continuation).answer()
         except ApiError as nobody:
             raise (error if shown.is_anything else nobody) from nobody
         if not isinstance(successor, StreamAnswer):
@@ -191,11 +184,11 @@ class Mender:
 
     def _book(self, error: ProviderError) -> None:
         """Close the broken attempt with what it used: as cut, if a client has seen of it."""
-        attempt = self._answer.attempt
+        attempt, process = self._answer.attempt, self._journey.process
         attempt.error_type = error.kind
-        attempt.usage = estimate.of_stream(self._call, attempt, self._answer.state, self._process.telemetry)
+        attempt.usage = estimate.of_stream(self._journey.call, attempt, self._answer.state, process.telemetry)
         close(attempt, Status.CUT if self._shown.is_anything else Status.ERROR)
-        settle(attempt, self._process)
-        self._process.health.failed(attempt.target, error, waited_ms=attempt.latency_ms)
+        settle(attempt, process)
+        process.health.failed(attempt.target, error, waited_ms=attempt.latency_ms)
         draw = random.random()  # noqa: S311 - jitter
-        self._course.failed(attempt.target, error, now_s=time.monotonic(), draw=draw)
+        self._journey.course.failed(attempt.target, error, now_s=time.monotonic(), draw=draw)

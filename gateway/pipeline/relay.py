@@ -24,6 +24,7 @@ from gateway.pipeline.attempt import (
     settle,
 )
 from gateway.pipeline.call import Call, Status
+from gateway.pipeline.execute import Journey
 from gateway.pipeline.record import observe, record
 from gateway.pipeline.recover import KEEP_ALIVE, mended
 from gateway.pipeline.verdict import broken
@@ -61,7 +62,8 @@ async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncGene
                 if answer.chunks:
                     yield frame(answer.chunks)
             else:
-                async with aclosing(mended(call, plan, course, answer, process)) as pieces:
+                journey = Journey(call, plan, course, process)
+                async with aclosing(mended(journey, answer)) as pieces:
                     async for chunks in pieces:
                         yield frame(chunks) if chunks else KEEP_ALIVE
         if not is_whole(answer.state):

@@ -36,11 +36,19 @@ def wall():
 
 @pytest.fixture(scope="module")
 def demo(db, wall):
+    """All of it before the server starts, so that it knows it from the first call."""
     for demo in planes.rows(db):
         seed_failover(wall.url, FALLBACKS, **FAST_LIMITS)
         with transaction.atomic():
             seed_more(wall.url)
+        demo["bench_key"] = open_tenant()
+        bring_own_address(wall.url)
         yield demo
+
+
+@pytest.fixture(scope="module")
+def key(demo):
+    return demo["bench_key"]
 
 
 def seed_more(url):
@@ -63,23 +71,16 @@ def seed_more(url):
     add_policy("hedged", ["tardy", "ok:tardy"], hedge_after_ms=100)
 
 
-@pytest.fixture(scope="module")
-def key(demo):
-    return open_tenant()
-
-
-@pytest.fixture(scope="module")
-def own_key(demo, key, wall):
-    """The same tenant's, once it has brought an address of its own for one provider: this very machine's."""
+def bring_own_address(url):
+    """The tenant has an address of its own for one provider: this very machine's."""
     credentials.store(
         provider=Provider.objects.get(slug=OWN),
         tenant=Tenant.objects.get(slug="bench"),
         secret="sk-own",
         label="",
-        base_url=wall.url,
+        base_url=url,
         actor=SYSTEM,
     )
-    return key
 
 
 @pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
@@ -256,12 +257,12 @@ def test_a_client_that_leaves_a_held_stream_is_recorded_and_nobody_works_on(plan
     assert [(row.status, row.is_final) for row in rows] == [("cancelled", True)]
 
 
-def test_a_tenants_address_is_judged_when_it_is_connected_to(own_key, plane, wall):
+def test_a_tenants_address_is_judged_when_it_is_connected_to(key, plane, wall):
     wall.reset()
     answer = plane.http.post(
         f"{plane.url}/v1/chat/completions",
         json={"model": "ok:own", "messages": ASK},
-        headers={"authorization": f"Bearer {own_key}"},
+        headers={"authorization": f"Bearer {key}"},
     )
     assert answer.status_code == 200
     tries = [(row.status, row.error_type) for row in ledger(answer)]
