@@ -76,6 +76,7 @@ class StreamAnswer:
     chunks: list[bytes] = field(default_factory=list)
 
     recovered: Recovery | None = None  # how the client's stream was saved, if it broke
+    is_held: bool = False  # nothing of it was shown yet
     id: str = ""  # by which the client knows the answer, where the stream behind it has another
 
     def go_on_with(self, other: "StreamAnswer", how: Recovery) -> None:

@@ -44,7 +44,7 @@ async def mended(journey: Journey, answer: StreamAnswer) -> AsyncGenerator[list[
         finally:
             if not coming.done():
                 coming.cancel()
-                await asyncio.wait((coming,))
+                await asyncio.gather(coming, return_exceptions=True)
         if not chunks:
             return
         yield chunks
@@ -96,6 +96,7 @@ class Mender:
         conduct = journey.plan.conduct
         held_back = math.inf if conduct.hold_back_tokens is None else conduct.hold_back_tokens
         self._window = held_back if conduct.recovery is Recovery.BUFFERED else 0
+        self._answer.is_held = self._window > 0
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._shown = Shown()
@@ -152,6 +153,7 @@ class Mender:
         ready = self._held[:count]
         del self._held[:count]
         self._held_bytes -= sum(map(len, ready))
+        self._answer.is_held = False
         if not self._is_over:
             for chunk in ready:
                 self._shown.note(chunk)

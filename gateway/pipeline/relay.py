@@ -101,12 +101,13 @@ def frame(chunks: list[bytes]) -> bytes:
 
 
 def cut(call: Call, answer: StreamAnswer, error: ApiError, process: Process) -> bytes:
-    """Close the call as cut; the event that says so to the client."""
+    """Close the call as cut, or as failed where nothing was shown; the event that says so to the client."""
     if not call.is_recorded:  # else the client has its whole answer, and only the goodbye failed
         call.error_code, call.error_message = error.code, error.message
         if is_open(answer):
             answer.attempt.error_type = error.code
-        finish(call, answer, Status.CUT, process, status=error.status)
+        how = Status.ERROR if answer.is_held else Status.CUT
+        finish(call, answer, how, process, status=error.status)
     return frame([orjson.dumps(error.body(call.id_text))])
 
 

@@ -97,7 +97,7 @@ def test_failover_bench(case, is_stream, key, plane, wall):
 # ------------------------------------------------------------------ what a client and the ledger see
 
 
-def stream(plane, key, model, **more):
+def stream(plane, key, model, *, timeout_ms=30_000, **more):
     """The response head, the parsed data of every event, and whether the stream was ended as whole."""
     body = {
         "model": model,
@@ -106,9 +106,8 @@ def stream(plane, key, model, **more):
         "stream_options": {"include_usage": True},
         **more,
     }
-    answer = plane.http.post(
-        f"{plane.url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}
-    )
+    headers = {"authorization": f"Bearer {key}", "x-tollhouse-timeout-ms": str(timeout_ms)}
+    answer = plane.http.post(f"{plane.url}/v1/chat/completions", json=body, headers=headers)
     assert answer.status_code == 200, answer.text
     data = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
     events = [orjson.loads(each) for each in data if each != "[DONE]"]
@@ -193,6 +192,15 @@ def test_buffered_at_two_broken_providers_ends_in_an_error_and_costs_the_tenant_
     rows = ledger(answer)
     assert [(row.status, row.price_pico) for row in rows] == [("error", 0), ("error", 0)]
     assert all(row.cost_pico > 0 for row in rows)
+
+
+def test_a_held_stream_that_runs_out_of_time_costs_the_tenant_nothing(plane, key):
+    answer, events, is_whole = stream(plane, key, "policy:slow", timeout_ms=1000)
+    assert (text_of(events), is_whole) == ("", False)
+    assert events[-1]["error"]["code"] == "provider_timeout"
+    (row,) = ledger(answer)
+    assert (row.status, row.price_pico) == ("error", 0)
+    assert row.cost_pico > 0
 
 
 def test_a_break_behind_the_window_goes_on_from_what_was_shown(plane, key, wall):
