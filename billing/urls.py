@@ -5,6 +5,7 @@ from rest_framework.routers import SimpleRouter
 
 from billing import api
 from billing.alerts import api as alerts
+from billing.invoicing import api as invoicing
 
 _top = SimpleRouter(use_regex_path=False)
 _top.register("plans", api.PlanResource, basename="plan")
@@ -13,10 +14,20 @@ _top.register("alert-channels", alerts.ChannelResource, basename="alert-channel"
 _top.register("alert-rules", alerts.RuleResource, basename="alert-rule")
 _top.register("alert-deliveries", alerts.DeliveryResource, basename="alert-delivery")
 _top.register("alerts", alerts.AlertResource, basename="alert")
+_top.register("invoices", invoicing.InvoiceResource, basename="invoice")
+_top.register("credit-notes", invoicing.CreditNoteResource, basename="credit-note")
+_top.register("legal-entities", invoicing.LegalEntityResource, basename="legal-entity")
+_top.register("tax-rates", invoicing.TaxRateResource, basename="tax-rate")
+_top.register("coupons", invoicing.CouponResource, basename="coupon")
 
 urlpatterns: list[URLPattern | URLResolver] = [
     *_top.urls,
     path("tenants/<slug:tenant>/subscription/", api.SubscriptionView.as_view(), name="subscription"),
+    path(
+        "tenants/<slug:tenant>/billing-profile/",
+        invoicing.BillingProfileView.as_view(),
+        name="billing-profile",
+    ),
     path("usage/", api.UsageView.as_view(), name="usage"),
     path("usage.csv", api.UsageCsv.as_view(), name="usage-csv"),
     path("ledger/verify/", api.LedgerProof.as_view(), name="ledger-verify"),

@@ -201,6 +201,8 @@ SPECTACULAR_SETTINGS = {
         "AlertRuleKindEnum": "billing.models.alerts.AlertRule.Kind",
         "AlertRuleWindowEnum": "billing.models.alerts.AlertRule.Window",
         "BudgetWindowEnum": "billing.models.Budget.Window",
+        "CouponKindEnum": "billing.models.invoices.Coupon.Kind",
+        "InvoiceLineKindEnum": "billing.models.invoices.InvoiceLine.Kind",
     },
 }
 

@@ -24,6 +24,8 @@ SCOPES: Mapping[str, str] = {
     "budgets:write": "Change budgets",
     "plans:read": "Read plans and subscriptions",
     "plans:write": "Change plans and subscriptions",
+    "invoices:read": "Read invoices and credit notes",
+    "invoices:write": "Make, issue, void and credit invoices; change sellers, buyers, taxes and coupons",
     "policies:read": "Read routing policies",
     "policies:write": "Change routing policies",
     "tenants:read": "Read tenant settings",
@@ -50,8 +52,23 @@ TENANT_READ = (
     "tenants:read",
     "credentials:read",
 )
-_TENANT_WRITE = ("keys:write", "members:write", "credentials:write", "budgets:write", "audit:read")
-_TENANT_BILLING = ("models:read", "usage:read", "budgets:read", "budgets:write", "plans:read", "tenants:read")
+_TENANT_WRITE = (
+    "keys:write",
+    "members:write",
+    "credentials:write",
+    "budgets:write",
+    "audit:read",
+    "invoices:read",
+)
+_TENANT_BILLING = (
+    "models:read",
+    "usage:read",
+    "budgets:read",
+    "budgets:write",
+    "plans:read",
+    "tenants:read",
+    "invoices:read",
+)
 
 TENANT_ROLES: Mapping[str, frozenset[str]] = {
     "owner": frozenset((*INFERENCE, *TENANT_READ, *_TENANT_WRITE)),
@@ -67,6 +84,7 @@ _OPERATOR_BILLING = (
     "requests:read",
     "budgets:*",
     "plans:*",
+    "invoices:*",
     "prices:*",
     "tenants:read",
     "providers:read",
