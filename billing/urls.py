@@ -5,7 +5,10 @@ from rest_framework.routers import SimpleRouter
 
 from billing import api
 from billing.alerts import api as alerts
+from billing.console.urls import console_urlpatterns
 from billing.invoicing import api as invoicing
+
+__all__ = ["console_urlpatterns", "urlpatterns"]
 
 _top = SimpleRouter(use_regex_path=False)
 _top.register("plans", api.PlanResource, basename="plan")

@@ -34,6 +34,7 @@ urlpatterns = [
     *gateway.console_urls.urlpatterns,
     *tenants.urls.console_urlpatterns,
     *routing.urls.console_urlpatterns,
+    *billing.urls.console_urlpatterns,
 ]
 if settings.BREAK_GLASS_ADMIN:
     urlpatterns.append(path("admin/", admin.site.urls))
