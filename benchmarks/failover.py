@@ -267,14 +267,13 @@ async def run_all(
 # ------------------------------------------------------------------ telling
 
 
-def table(verdicts: Sequence[Verdict], *, profile: str) -> str:
+def table(verdicts: Sequence[Verdict], *, profile: str, is_stream: bool) -> str:
     counts = {
         word: sum(each.word == word for each in verdicts) for word in ("pass", "partial", "safe", "fail")
     }
     lines = [
-        f"`make failover`, profile {profile}, streamed, policy with `recovery: buffered`: "
-        + " / ".join(f"{count} {word}" for word, count in counts.items())
-        + ".",
+        f"`make failover`, profile {profile}, {'streamed' if is_stream else 'whole answers'}, policy with "
+        "`recovery: buffered`: " + " / ".join(f"{count} {word}" for word, count in counts.items()) + ".",
         "",
         "| case | fault | verdict | attempts at primary/fallback, time |",
         "|---|---|---|---|",
@@ -315,7 +314,7 @@ def main() -> None:
 
         with product(seed) as gateway:
             verdicts = asyncio.run(run_all(cases, gateway, wall, is_stream=not chosen.whole))
-    text = table(verdicts, profile=chosen.profile)
+    text = table(verdicts, profile=chosen.profile, is_stream=not chosen.whole)
     print("\n" + text)
     if chosen.readme:
         write_between_marks(Path(__file__).parents[1] / "README.md", text)
