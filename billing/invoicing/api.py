@@ -670,7 +670,9 @@ class InvoiceResource(Issued, mixins.DestroyModelMixin, ReadResource[Invoice]):
             if name not in self.filters:
                 raise ApiError("unknown_field", f"The parameter {name!r} is unknown.", param=name)
             text = request.query_params[name]
-            rows = rows.filter(**{self.filters[name]: _instant(name, text) if name in ("from", "to") else text})
+            rows = rows.filter(
+                **{self.filters[name]: _instant(name, text) if name in ("from", "to") else text}
+            )
         found = rows.order_by("finalized_at").iterator(chunk_size=200)
         return stream(request, exports.focus_csv(found), "focus-1.4-cost-and-usage.csv")
 

@@ -1,4 +1,4 @@
-"""The proof of the books: the ledger against its rollups and against itself, to the last digit.
+"""The proof of the books: the ledger against its rollups, itself and the documents, to the last digit.
 
 Reads one snapshot and changes nothing. Must never repair: a difference is for people to look at.
 """
@@ -15,22 +15,12 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 
+from billing.checks import SHOWN, Check
+from billing.invoicing.verify import document_checks
 from billing.usage.partitions import LEDGER
 from billing.usage.rollups import IS_OVERHEAD, ROLLUPS, Rollup
 
-SHOWN = 5  # differing rows spelled out per check
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One rule: what the ledger says (`expected`) and what was found. A warning leaves the proof ok."""
-
-    name: str
-    ok: bool
-    detail: str
-    expected: str
-    found: str
-    is_warning: bool = False
+__all__ = ["Check", "Proof", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +56,7 @@ def verify(*, since: datetime | None = None, until: datetime | None = None) -> P
             _replacement_check(cursor, window),
             _overhead_check(cursor, window),
             _default_check(cursor, window),
+            *document_checks(since=since, until=until),
         )
     ok = all(check.ok or check.is_warning for check in checks)
     return Proof(ok=ok, checks=checks, since=since, until=until, as_of=as_of)
