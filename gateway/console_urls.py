@@ -3,6 +3,7 @@
 from django.urls import URLPattern, path
 
 from gateway import policy_views, views
+from gateway.experiments import views as experiments
 from gateway.replay import views as replays
 
 urlpatterns: list[URLPattern] = [
@@ -33,6 +34,22 @@ urlpatterns: list[URLPattern] = [
     path("platform/features/new/", policy_views.feature_create, name="feature_create"),
     path("platform/features/<uuid:feature_id>/", policy_views.feature_edit, name="feature_edit"),
     path("platform/features/<uuid:feature_id>/remove/", policy_views.feature_remove, name="feature_remove"),
+    path("platform/experiments/", experiments.experiment_list, name="experiment_list"),
+    path("platform/experiments/new/", experiments.experiment_create, name="experiment_create"),
+    path("platform/experiments/<slug:experiment>/", experiments.experiment_detail, name="experiment_detail"),
+    path(
+        "platform/experiments/<slug:experiment>/start/", experiments.experiment_start, name="experiment_start"
+    ),
+    path("platform/experiments/<slug:experiment>/stop/", experiments.experiment_stop, name="experiment_stop"),
+    path(
+        "platform/experiments/<slug:experiment>/promote/",
+        experiments.experiment_promote,
+        name="experiment_promote",
+    ),
+    path("platform/rollouts/", experiments.rollout_list, name="rollout_list"),
+    path("platform/rollouts/new/", experiments.rollout_create, name="rollout_create"),
+    path("platform/rollouts/<slug:rollout>/", experiments.rollout_detail, name="rollout_detail"),
+    path("platform/rollouts/<slug:rollout>/decide/", experiments.rollout_decide, name="rollout_decide"),
     path("platform/tenants/", views.tenant_list, name="tenant_list"),
     path("platform/tenants/new/", views.tenant_create, name="tenant_create"),
     path("t/<slug:tenant_slug>/", views.tenant_home, name="tenant_home"),

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from uuid import UUID
 
@@ -57,7 +58,25 @@ OPERATOR_PAGES = {
     "features": "/platform/features/",
     "feature-new": "/platform/features/new/",
     "feature": "/platform/features/{feature_id}/",
+    "experiments": "/platform/experiments/",
+    "experiment-new": "/platform/experiments/new/",
+    "experiment": "/platform/experiments/tone/",
+    "rollouts": "/platform/rollouts/",
+    "rollout-new": "/platform/rollouts/new/",
+    "rollout": "/platform/rollouts/go-careful/",
     "kill-switches": "/platform/kill-switches/?kind=provider&target=openai",
+    "budgets": "/platform/budgets/",
+    "budget-new": "/platform/budgets/new/",
+    "budget": "/platform/budgets/{budget_id}/",
+    "alerts": "/platform/budgets/alerts/",
+    "alert": "/platform/budgets/alerts/{platform_alert_id}/",
+    "deliveries": "/platform/budgets/deliveries/",
+    "rules": "/platform/budgets/rules/",
+    "rule-new": "/platform/budgets/rules/new/",
+    "rule": "/platform/budgets/rules/{platform_rule_id}/",
+    "channels": "/platform/budgets/channels/",
+    "channel-new": "/platform/budgets/channels/new/",
+    "channel": "/platform/budgets/channels/{platform_channel_id}/",
     "tenants": "/platform/tenants/",
     "tenant-new": "/platform/tenants/new/",
     "providers": "/platform/providers/",
@@ -81,6 +100,21 @@ OWNER_PAGES = {
     "keys-empty": "/t/fresh-foods/keys/",
     "key-new": "/t/acme/keys/new/",
     "key": "/t/acme/keys/{key_id}/",
+    "tenant-budgets": "/t/acme/budgets/",
+    "tenant-budgets-empty": "/t/fresh-foods/budgets/",
+    "tenant-budget-new": "/t/acme/budgets/new/",
+    "tenant-budget": "/t/acme/budgets/{budget_id}/",
+    "tenant-alerts": "/t/acme/budgets/alerts/",
+    "tenant-alerts-empty": "/t/fresh-foods/budgets/alerts/",
+    "tenant-alert": "/t/acme/budgets/alerts/{alert_id}/",
+    "tenant-deliveries": "/t/acme/budgets/deliveries/",
+    "tenant-rules": "/t/acme/budgets/rules/",
+    "tenant-rule-new": "/t/acme/budgets/rules/new/",
+    "tenant-rule": "/t/acme/budgets/rules/{rule_id}/",
+    "tenant-channels": "/t/acme/budgets/channels/",
+    "tenant-channels-empty": "/t/fresh-foods/budgets/channels/",
+    "tenant-channel-new": "/t/acme/budgets/channels/new/",
+    "tenant-channel": "/t/acme/budgets/channels/{channel_id}/",
     "members": "/t/acme/members/",
     "tenant-models": "/t/acme/models/",
     "settings": "/t/acme/settings/",
@@ -128,7 +162,8 @@ def empty(kept_plans):
         " routing_costrate, routing_model, routing_killswitch,"
         " routing_routingpolicyversion, routing_routingpolicy, routing_provider, billing_usage_event,"
         " billing_usage_hour, billing_usage_key_hour, billing_usage_latency_hour, billing_overhead_hour,"
-        " gateway_request_log, gateway_replay, gateway_shadowsample, gateway_feedback"
+        " gateway_request_log, gateway_replay, gateway_shadowsample, gateway_feedback, billing_budget,"
+        " billing_alertchannel, billing_alertrule, billing_alertfiring, billing_alertdelivery"
     )
     Subscription.objects.all().delete()
     PlanVersion.objects.exclude(plan__in=kept_plans).delete()
@@ -231,6 +266,7 @@ def ids_of(world):
         "failed_id": world.failed_id,
         "key_id": world.key.id,
         "replay_id": world.replay.id,
+        **asdict(world.money),
         "policy_id": RoutingPolicy.objects.get(slug="eu-careful").id,
         "feature_id": Feature.objects.get(slug="search").id,
     }

@@ -16,9 +16,11 @@ from billing.models import Plan, PlanVersion, Subscription
 from billing.usage.ingest import ingest
 from billing.usage.records import UsageRecord
 from gateway.logs.ingest import LogEntry, store
-from gateway.models import Replay
+from gateway.models import Replay, RequestLog
 from gateway.replay import jobs
 from routing import switches
+from routing.experiments import rollouts, trials
+from routing.experiments.models import Rollout
 from routing.health.models import HealthSample, Incident
 from routing.models import CostRate, Endpoint, Model, Provider, RoutingPolicy, RoutingPolicyVersion
 from routing.policies import bindings, wordings
@@ -26,6 +28,7 @@ from tenants import keys
 from tenants.ids import instant_of, uuid7
 from tenants.models import ApiKey, Membership, Tenant, User
 from tenants.principal import SYSTEM
+from tests.gateway import console_money
 
 PASSWORD = "correct-horse-battery-staple"
 MODELS = {  # slug: (owner, context, abilities, cost in, cost out, usual latency ms)
@@ -77,6 +80,7 @@ class World:
     failed_id: UUID  # a call of acme that nobody served
     stranger_id: UUID  # a call of nordlicht
     replay: Replay  # a finished what-if
+    money: console_money.Money
 
 
 @cache
@@ -130,6 +134,8 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
         other=(nordlicht, foreign),
     )
     ApiKey.objects.filter(pk=production.pk).update(last_used_at=now - timedelta(seconds=40))
+    _experiments(now)
+    money = console_money.build(acme=acme, nordlicht=nordlicht, key=nightly, now=now)
     return World(
         operator=people["olga"],
         clerk=people["clara"],
@@ -145,7 +151,51 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
         failed_id=failed_id,
         stranger_id=stranger_id,
         replay=_replay(now),
+        money=money,
     )
+
+
+def _experiments(now):
+    """An experiment with two hundred calls behind it, and a rollout at its second stage."""
+    policy = RoutingPolicy.objects.get(slug="cheap-first")
+    arms = [
+        {"name": "as-is"},
+        {"name": "larger", "targets": ["gpt-4o"]},
+        {"name": "brief", "system_prompt": "Be brief.", "parameters": {"temperature": 0}},
+    ]
+    experiment = trials.create_experiment(
+        slug="tone", name="A shorter tone", policy=policy, unit="user", arms=arms, actor=SYSTEM
+    )
+    trials.start(experiment=experiment, actor=SYSTEM, now=now - timedelta(days=2))
+    for number, row in enumerate(RequestLog.objects.order_by("occurred_at")):
+        RequestLog.objects.filter(occurred_at=row.occurred_at, request_id=row.request_id).update(
+            experiment="tone", arm=arms[number % 3]["name"]
+        )
+    rollout = rollouts.begin_rollout(
+        slug="go-careful",
+        name="Careful by latency",
+        policy=RoutingPolicy.objects.get(slug="eu-careful"),
+        candidate={"strategy": "latency"},
+        actor=SYSTEM,
+        now=now - timedelta(hours=3),
+    )
+    candidate = {
+        "n": 140, "successes": 139, "p95_ms": 910.0, "cost_pico": 81_000_000.0, "cost_currency": "USD",
+        "json_asked": 20, "json_valid": 20, "scored": 0, "score": None,
+    }  # fmt: skip
+    figures = {
+        "candidate": candidate,
+        "control": {**candidate, "p95_ms": 1240.0, "cost_pico": 79_000_000.0},
+        "gates": [
+            {"gate": "max_success_drop", "limit": 0.01, "found": "0", "is_open": True},
+            {"gate": "max_cost_ratio", "limit": 1.5, "found": None, "is_open": None},
+        ],
+    }
+    reason = "140 calls passed every gate"
+    rollouts.advance(
+        rollout=rollout, reason=reason, figures=figures, actor=SYSTEM, now=now - timedelta(hours=2)
+    )
+    Rollout.objects.update(evaluated_at=now, evaluation={"reason": "31 of 100 calls measured", **figures})
 
 
 def _replay(now):

@@ -24,6 +24,7 @@ PEOPLE = ("operator", "clerk", "owner", "developer", "viewer", "stranger")
 PLATFORM = (200, 200, 404, 404, 404, 404)
 NO_CLERK = (200, 403, 404, 404, 404, 404)
 TENANT = (200, 200, 200, 200, 200, 404)
+WRITES_BUDGETS = (200, 200, 200, 403, 403, 404)
 PAGES = {
     "platform_home": PLATFORM,
     "platform_live": PLATFORM,
@@ -39,7 +40,37 @@ PAGES = {
     "feature_list": NO_CLERK,
     "feature_create": NO_CLERK,
     "feature_edit": NO_CLERK,
+    "experiment_list": NO_CLERK,
+    "experiment_create": NO_CLERK,
+    "experiment_detail": NO_CLERK,
+    "rollout_list": PLATFORM,
+    "rollout_create": NO_CLERK,
+    "rollout_detail": PLATFORM,
     "kill_switch_list": PLATFORM,
+    "budget_list": PLATFORM,
+    "budget_create": PLATFORM,
+    "budget_edit": PLATFORM,
+    "alert_list": PLATFORM,
+    "alert_detail": PLATFORM,
+    "delivery_list": PLATFORM,
+    "alert_rule_list": PLATFORM,
+    "alert_rule_create": PLATFORM,
+    "alert_rule_edit": PLATFORM,
+    "channel_list": PLATFORM,
+    "channel_create": PLATFORM,
+    "channel_edit": PLATFORM,
+    "tenant_budget_list": TENANT,
+    "tenant_budget_create": WRITES_BUDGETS,
+    "tenant_budget_edit": WRITES_BUDGETS,
+    "tenant_alert_list": TENANT,
+    "tenant_alert_detail": TENANT,
+    "tenant_delivery_list": TENANT,
+    "tenant_alert_rule_list": TENANT,
+    "tenant_alert_rule_create": WRITES_BUDGETS,
+    "tenant_alert_rule_edit": WRITES_BUDGETS,
+    "tenant_channel_list": TENANT,
+    "tenant_channel_create": WRITES_BUDGETS,
+    "tenant_channel_edit": WRITES_BUDGETS,
     "tenant_list": PLATFORM,
     "tenant_create": (200, 403, 404, 404, 404, 404),
     "provider_list": PLATFORM,
@@ -78,6 +109,24 @@ ACTIONS = {
     "policy_bind": (404, 403, 404),
     "policy_unbind": (404, 403, 404),
     "feature_remove": (404, 403, 404),
+    "experiment_start": (404, 403, 404),
+    "experiment_stop": (404, 403, 404),
+    "experiment_promote": (404, 403, 404),
+    "rollout_decide": (404, 403, 404),
+    **{
+        f"{place}{name}": (404 if place == "" else 403, None, 404)  # the clerk may
+        for place in ("", "tenant_")
+        for name in (
+            "budget_remove",
+            "alert_acknowledge",
+            "alert_snooze",
+            "delivery_replay",
+            "alert_rule_remove",
+            "channel_test",
+            "channel_rotate",
+            "channel_close",
+        )
+    },
     "kill_switch_restore": (404, 403, 404),
     "breaker_reset": (404, 403, 404),
 }
@@ -119,10 +168,23 @@ def url_of(name, world):
         "policy_id": RoutingPolicy.objects.get(slug="eu-careful").id,
         "binding_id": PolicyBinding.objects.get().id,
         "feature_id": Feature.objects.get(slug="search").id,
+        "experiment": "tone",
+        "rollout": "go-careful",
         "switch_id": KillSwitch.objects.get().id,
+        **_money_ids(world.money, is_platform=not route.startswith("t/")),
     }
     wanted = re.findall(r"<\w+:(\w+)>", route)
     return reverse(name, kwargs={each: known[each] for each in wanted})
+
+
+def _money_ids(money, *, is_platform):
+    return {
+        "budget_id": money.budget_id,
+        "alert_id": money.platform_alert_id if is_platform else money.alert_id,
+        "delivery_id": money.platform_delivery_id if is_platform else money.delivery_id,
+        "rule_id": money.platform_rule_id if is_platform else money.rule_id,
+        "channel_id": money.platform_channel_id if is_platform else money.channel_id,
+    }
 
 
 def _endpoint_id():
@@ -223,6 +285,7 @@ def test_the_menu_shows_what_the_role_may_open(world):
         "Overview",
         "Requests",
         "Models",
+        "Budgets",
         "Settings",
     ]
 
