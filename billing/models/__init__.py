@@ -11,6 +11,7 @@ from billing.models.alerts import (
     AlertWatch,
 )
 from billing.models.budgets import Budget, BudgetCheck
+from billing.models.dunning import DunningHold, DunningReminder, DunningSchedule
 from billing.models.fx import FxRate
 from billing.models.invoices import (
     BillingProfile,
@@ -27,8 +28,10 @@ from billing.models.invoices import (
     TaxRate,
     TenantCoupon,
 )
-from billing.models.plans import Plan, PlanVersion, Subscription
+from billing.models.payments import Payment, PaymentCustomer, PaymentEvent, Refund
+from billing.models.plans import Plan, PlanVersion, Subscription, SubscriptionChange
 from billing.models.usage import OverheadHour, UsageEvent, UsageHour, UsageKeyHour, UsageLatencyHour
+from billing.models.wallets import CreditGrant, Wallet, WalletEntry
 
 __all__ = (
     "AlertAction",
@@ -44,18 +47,27 @@ __all__ = (
     "BudgetCheck",
     "ClosedPeriod",
     "Coupon",
+    "CreditGrant",
     "CreditNote",
     "CreditNoteLine",
     "DocumentCounter",
+    "DunningHold",
+    "DunningReminder",
+    "DunningSchedule",
     "FxRate",
     "Invoice",
     "InvoiceDiscount",
     "InvoiceLine",
     "LegalEntity",
     "OverheadHour",
+    "Payment",
+    "PaymentCustomer",
+    "PaymentEvent",
     "Plan",
     "PlanVersion",
+    "Refund",
     "Subscription",
+    "SubscriptionChange",
     "TaxCategory",
     "TaxRate",
     "TenantCoupon",
@@ -63,4 +75,6 @@ __all__ = (
     "UsageHour",
     "UsageKeyHour",
     "UsageLatencyHour",
+    "Wallet",
+    "WalletEntry",
 )

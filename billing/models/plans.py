@@ -57,6 +57,12 @@ class PlanVersion(models.Model):
     limits = models.JSONField(
         default=dict, blank=True, help_text="limit_rpm, limit_tpm, max_concurrent per tenant."
     )
+    features = ArrayField(
+        models.CharField(max_length=100),
+        default=list,
+        blank=True,
+        help_text="What else it entitles to, by name.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -92,3 +98,34 @@ class Subscription(Stamped):
 
     def __str__(self) -> str:
         return f"{self.tenant} on {self.plan_version}"
+
+
+class SubscriptionChange(Stamped):
+    """What will become of a subscription at the end of its period: another plan, or its end (`plan` empty)."""
+
+    class State(models.TextChoices):
+        PENDING = "pending"
+        DONE = "done"
+        WITHDRAWN = "withdrawn"
+        REFUSED = "refused"
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="subscription_changes")
+    subscription = models.ForeignKey(Subscription, on_delete=models.PROTECT, related_name="changes")
+    plan = models.ForeignKey(Plan, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
+    at = models.DateTimeField()
+    state = models.CharField(max_length=16, choices=State, default=State.PENDING)
+    detail = models.CharField(max_length=300, blank=True)
+
+    objects = OwnedQuerySet["SubscriptionChange"].as_manager()
+
+    class Meta:
+        ordering = ("-id",)
+        indexes = (models.Index(fields=("at",), condition=models.Q(state="pending"), name="change_due"),)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("tenant",), condition=models.Q(state="pending"), name="one_pending_change"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.subscription} to {self.plan or 'its end'}"
