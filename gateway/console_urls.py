@@ -36,6 +36,14 @@ urlpatterns: list[URLPattern] = [
     path("platform/features/<uuid:feature_id>/remove/", policy_views.feature_remove, name="feature_remove"),
     path("platform/experiments/", experiments.experiment_list, name="experiment_list"),
     path("platform/experiments/new/", experiments.experiment_create, name="experiment_create"),
+    path("platform/experiments/rollouts/", experiments.rollout_list, name="rollout_list"),
+    path("platform/experiments/rollouts/new/", experiments.rollout_create, name="rollout_create"),
+    path("platform/experiments/rollouts/<slug:rollout>/", experiments.rollout_detail, name="rollout_detail"),
+    path(
+        "platform/experiments/rollouts/<slug:rollout>/decide/",
+        experiments.rollout_decide,
+        name="rollout_decide",
+    ),
     path("platform/experiments/<slug:experiment>/", experiments.experiment_detail, name="experiment_detail"),
     path(
         "platform/experiments/<slug:experiment>/start/", experiments.experiment_start, name="experiment_start"
@@ -46,10 +54,6 @@ urlpatterns: list[URLPattern] = [
         experiments.experiment_promote,
         name="experiment_promote",
     ),
-    path("platform/rollouts/", experiments.rollout_list, name="rollout_list"),
-    path("platform/rollouts/new/", experiments.rollout_create, name="rollout_create"),
-    path("platform/rollouts/<slug:rollout>/", experiments.rollout_detail, name="rollout_detail"),
-    path("platform/rollouts/<slug:rollout>/decide/", experiments.rollout_decide, name="rollout_decide"),
     path("platform/tenants/", views.tenant_list, name="tenant_list"),
     path("platform/tenants/new/", views.tenant_create, name="tenant_create"),
     path("t/<slug:tenant_slug>/", views.tenant_home, name="tenant_home"),

@@ -268,6 +268,7 @@ def rollout_detail(request: ConsoleRequest, rollout: str) -> HttpResponse:
         "is_running": is_running,
         "stages": _stages(row),
         "sides": [(name, _side(figures[name])) for name in ("candidate", "control") if name in figures],
+        "is_now": bool(row.evaluation),
         "gates": figures.get("gates", ()),
         "reason": figures.get("reason", ""),
         "decisions": decisions,

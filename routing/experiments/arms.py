@@ -14,10 +14,17 @@ from tenants.errors import ApiError
 ARM_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _TAG_UNIT: Final = re.compile(re.escape(TAG_PREFIX) + r"[A-Za-z0-9._-]{1,40}")
 ARM_FIELDS: Final = ("name", "weight", "targets", "parameters", "system_prompt")
+RESERVED: Final = ("new", "rollouts")
 MAX_ARMS: Final = 10
 MAX_WEIGHT: Final = 1_000_000
 MAX_PROMPT: Final = 20_000
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+def check_slug(slug: str) -> None:
+    """Raise ApiError invalid_request for a name that is a page of the console's own."""
+    if slug in RESERVED:
+        raise bad("slug", f"must not be one of {', '.join(RESERVED)}")
 
 
 def check_unit(unit: object, *, by_call: bool = False) -> str:

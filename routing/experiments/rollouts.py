@@ -12,7 +12,7 @@ from typing import Any, Final
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from routing.experiments.arms import bad, check_unit
+from routing.experiments.arms import bad, check_slug, check_unit
 from routing.experiments.gates import gates_of
 from routing.experiments.models import Rollout, RolloutDecision
 from routing.experiments.shadows import MAX_PER_MINUTE, checked_scoring, checked_share
@@ -56,6 +56,7 @@ def begin_rollout(
     Raises ApiError: invalid_request, not_found (no such version), conflict (the slug is taken, or something
     splits this policy's calls already).
     """
+    check_slug(slug)
     unit = check_unit(unit, by_call=True)
     checked_stages = _checked_stages(STAGES if stages is None else stages)
     scored = checked_scoring("scoring", scoring or {})

@@ -8,7 +8,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from routing.experiments.arms import bad, check_unit, checked_arms
+from routing.experiments.arms import bad, check_slug, check_unit, checked_arms
 from routing.experiments.models import Experiment, Rollout
 from routing.models import RoutingPolicy
 from routing.policies import wordings
@@ -23,6 +23,7 @@ def create_experiment(
     *, slug: str, name: str, policy: RoutingPolicy, unit: str, arms: object, actor: Principal
 ) -> Experiment:
     """A draft. Raises ApiError: invalid_request, conflict (the slug is taken)."""
+    check_slug(slug)
     unit, checked = check_unit(unit), checked_arms(arms)
     try:
         with transaction.atomic():

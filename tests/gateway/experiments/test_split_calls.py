@@ -229,6 +229,7 @@ def test_an_experiments_life_over_the_api(demo):
     ("change", "param"),
     [
         ({"unit": "moon"}, "unit"),
+        ({"slug": "rollouts"}, "slug"),
         ({"policy": "no-such"}, "policy"),
         ({"arms": [{"name": "one"}]}, "arms"),
         ({"arms": [{"name": "a"}, {"name": "a"}]}, "arms"),
