@@ -30,6 +30,15 @@ from billing.models.invoices import (
 )
 from billing.models.payments import Payment, PaymentCustomer, PaymentEvent, Refund
 from billing.models.plans import Plan, PlanVersion, Subscription, SubscriptionChange
+from billing.models.proofs import LedgerProof
+from billing.models.reconciliation import (
+    BillSource,
+    ProviderBill,
+    ProviderBillLine,
+    ReconcileLine,
+    ReconcileRun,
+)
+from billing.models.reratings import ReRating
 from billing.models.usage import OverheadHour, UsageEvent, UsageHour, UsageKeyHour, UsageLatencyHour
 from billing.models.wallets import CreditGrant, Wallet, WalletEntry
 
@@ -42,6 +51,7 @@ __all__ = (
     "AlertRule",
     "AlertStep",
     "AlertWatch",
+    "BillSource",
     "BillingProfile",
     "Budget",
     "BudgetCheck",
@@ -58,6 +68,7 @@ __all__ = (
     "Invoice",
     "InvoiceDiscount",
     "InvoiceLine",
+    "LedgerProof",
     "LegalEntity",
     "OverheadHour",
     "Payment",
@@ -65,6 +76,11 @@ __all__ = (
     "PaymentEvent",
     "Plan",
     "PlanVersion",
+    "ProviderBill",
+    "ProviderBillLine",
+    "ReRating",
+    "ReconcileLine",
+    "ReconcileRun",
     "Refund",
     "Subscription",
     "SubscriptionChange",

@@ -59,6 +59,7 @@ class UsageEvent(models.Model):
     latency_ms = models.IntegerField()
     first_byte_ms = models.IntegerField(null=True)
     tags = models.JSONField(null=True)  # X-Tollhouse-Tags, key -> value
+    ref_request_id = models.UUIDField(null=True)  # of a rerate: the request whose attempt it corrects
 
     class Meta:
         managed = False
@@ -98,6 +99,10 @@ class UsageHour(models.Model):
     price_pico = models.DecimalField(max_digits=38, decimal_places=0)
     unpriced = models.BigIntegerField()  # rows whose cost or price is NULL
     latency_ms = models.BigIntegerField()  # sum over final rows
+    input_cost_pico = models.DecimalField(max_digits=38, decimal_places=0)  # of cost, cache parts included
+    output_cost_pico = models.DecimalField(max_digits=38, decimal_places=0)  # of cost, reasoning included
+    failover_cost_pico = models.DecimalField(max_digits=38, decimal_places=0)  # of attempts beside the final
+    cache_saved_pico = models.DecimalField(max_digits=38, decimal_places=0)  # against plain input
 
     class Meta:
         managed = False

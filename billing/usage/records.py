@@ -28,7 +28,8 @@ class UsageRecord:
     components (audio, images, searches …) stand in `other_units`, and beside them `cache_write_1h`: how many
     of `cache_write_tokens` live for an hour, so never add it to them. Amounts are pico-units of their
     currency, None means unpriced. `cost_components` sums to `cost_pico`. `is_final` marks the attempt
-    that answered the caller, or the last that failed to.
+    that answered the caller, or the last that failed to. `ref_request_id` is the request whose `attempt` a
+    rerate corrects; its own request_id carries the same instant, so that one attempt may have several.
     """
 
     occurred_at: datetime
@@ -69,6 +70,7 @@ class UsageRecord:
     latency_ms: int
     first_byte_ms: int | None = None
     tags: Mapping[str, str] | None = None
+    ref_request_id: UUID | None = None
 
     def as_row(self) -> tuple[Any, ...]:
         """The values in column order, JSON columns as mappings."""

@@ -55,6 +55,23 @@ class Rollup:
         return "numeric(38,0)" if column.endswith("_pico") else "bigint"
 
 
+def _component(name: str) -> str:
+    return f"coalesce((cost_components ->> '{name}')::bigint, 0)"
+
+
+_INPUT_PARTS = ("cache_read", "cache_write", "cache_write_1h")
+_INPUT_COST = " + ".join(map(_component, ("input", *_INPUT_PARTS)))
+_OUTPUT_COST = " + ".join(map(_component, ("output", "reasoning")))
+_CACHE_COST = " + ".join(map(_component, _INPUT_PARTS))
+_CACHE_SAVED = (
+    "CASE WHEN cache_read_tokens + cache_write_tokens <> 0 AND input_tokens <> 0 "
+    "AND cost_components ? 'input' THEN round((cache_read_tokens + cache_write_tokens)::numeric "
+    f"* {_component('input')} / input_tokens) - ({_CACHE_COST}) ELSE 0 END"
+)
+"""What cached tokens would have cost at the rate that the call's own plain tokens were charged, less what
+they did cost: below 0 where writing them was dearer. 0 where the call had no plain token to tell the rate."""
+_FAILOVER_COST = "CASE WHEN is_final OR kind = 'adjustment' THEN 0 ELSE coalesce(cost_pico, 0) END"
+
 _MONEY = {"cost_pico": "coalesce(cost_pico, 0)", "price_pico": "coalesce(price_pico, 0)"}
 
 USAGE_HOUR = Rollup(
@@ -80,6 +97,10 @@ USAGE_HOUR = Rollup(
         **_MONEY,
         "unpriced": f"CASE WHEN cost_pico IS NULL OR price_pico IS NULL THEN {WEIGHT} ELSE 0 END",
         "latency_ms": f"{FINAL_WEIGHT}::bigint * latency_ms",
+        "input_cost_pico": _INPUT_COST,
+        "output_cost_pico": _OUTPUT_COST,
+        "failover_cost_pico": _FAILOVER_COST,
+        "cache_saved_pico": _CACHE_SAVED,
     },
     condition=IS_TENANTS,
 )  # fmt: skip
