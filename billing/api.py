@@ -27,7 +27,7 @@ from billing.models import Budget, Plan, PlanVersion, Subscription
 from billing.rating.money import PICO, amount_text
 from billing.snapshot import entry_of
 from billing.spreadsheet import cell
-from billing.subscriptions import change_plan, current_version, newest_version, publish, subscribe
+from billing.subscriptions import change_plan, current_version, newest_version, publish, subscribe, terms_of
 from billing.usage.reports import DIMENSIONS, GROUPS, MEASURES, Report, report
 from billing.usage.verify import verify
 from tenants.errors import ApiError
@@ -71,6 +71,13 @@ class TermsSerializer(StrictSerializer):
     base_amount = serializers.DecimalField(
         max_digits=20, decimal_places=4, min_value=Decimal(0), required=False
     )
+    is_in_advance = serializers.BooleanField(required=False)
+    trial_days = serializers.IntegerField(min_value=0, max_value=366, required=False)
+    min_commitment = serializers.DecimalField(
+        max_digits=20, decimal_places=4, min_value=Decimal(0), required=False
+    )
+    proration = serializers.ChoiceField(choices=PlanVersion.Proration.choices, required=False)
+    base_tax = serializers.SlugField(max_length=63, required=False, allow_blank=True)
     charges = serializers.ListField(child=serializers.JSONField(), required=False, max_length=1000)
     entitlements = EntitlementsSerializer(required=False)
 
@@ -115,6 +122,11 @@ def _terms_shown(version: PlanVersion) -> dict[str, Any]:
         "currency": version.currency,
         "interval": version.interval,
         "base_amount": f"{version.base_amount:.4f}",
+        "is_in_advance": version.is_in_advance,
+        "trial_days": version.trial_days,
+        "min_commitment": f"{version.min_commitment:.4f}",
+        "proration": version.proration,
+        "base_tax": version.base_tax,
         "entitlements": {"models": version.allowed_models, "limits": version.limits},
     }
 
@@ -153,15 +165,7 @@ class PlanResource(Resource[Plan]):
             plan.save(update_fields=("name", "updated_at"))
             self.record("update", plan, before={"name": before}, after={"name": name})
         if given:
-            newest = newest_version(plan)
-            held = {
-                "currency": newest.currency,
-                "interval": newest.interval,
-                "base_amount": newest.base_amount,
-                "charges": newest.charges,
-                "allowed_models": newest.allowed_models,
-                "limits": newest.limits,
-            }
+            held = terms_of(newest_version(plan))
             publish(plan=plan, terms=held | _terms_of(given), actor=self.principal)
         serializer.instance = self.get_queryset().get(pk=plan.pk)
 
@@ -196,6 +200,11 @@ class SubscriptionSerializer(StrictSerializer):
     currency = serializers.CharField(read_only=True)
     interval = serializers.CharField(read_only=True)
     base_amount = serializers.CharField(read_only=True)
+    is_in_advance = serializers.BooleanField(read_only=True)
+    trial_days = serializers.IntegerField(read_only=True)
+    min_commitment = serializers.CharField(read_only=True)
+    proration = serializers.CharField(read_only=True)
+    base_tax = serializers.CharField(read_only=True)
     entitlements = EntitlementsSerializer(read_only=True)
 
     def validate_start(self, value: datetime) -> datetime:

@@ -38,6 +38,18 @@ def newest_version(plan: Plan) -> PlanVersion:
     return version
 
 
+TERMS = (
+    "currency", "interval", "base_amount", "is_in_advance", "trial_days", "min_commitment", "proration",
+    "base_tax", "charges", "allowed_models", "limits",
+)  # fmt: skip
+"""The columns of a plan version that are its wording."""
+
+
+def terms_of(version: PlanVersion) -> dict[str, Any]:
+    """A version's wording, for `publish`: what a new version does not change, it keeps."""
+    return {name: getattr(version, name) for name in TERMS}
+
+
 def publish(*, plan: Plan, terms: dict[str, Any], actor: Principal) -> PlanVersion:
     """A new immutable version of the plan. Raises ApiError invalid_request for charges that cannot be rated."""
     compile_charges(terms.get("charges", []), terms.get("currency", "USD"))

@@ -157,6 +157,9 @@ def close_one(*, wanted: Due, now: datetime) -> Closed:
     if made.unpriced:
         logger.error("%s has %s unpriced calls: its invoice waits for a clerk", tenant, made.unpriced)
         return Closed(invoice.pk)
+    if invoice.document == Invoice.Document.CREDIT_NOTE:
+        logger.warning("%s gets money back: its credit note waits for a clerk", tenant)
+        return Closed(invoice.pk)
     return Closed(finalize(invoice=invoice, now=now, actor=SYSTEM).pk, is_final=True)
 
 

@@ -18,7 +18,7 @@ from django.utils import timezone
 import tenants.snapshot
 from billing.models import Plan
 from billing.rating.prices import compile_charges
-from billing.subscriptions import newest_version, publish
+from billing.subscriptions import newest_version, publish, terms_of
 from gateway.models import Replay
 from gateway.replay import recorded
 from gateway.replay.candidate import Candidate, world_of
@@ -231,17 +231,9 @@ def promote(*, row: Replay, actor: Principal) -> Replay:
             )
         if candidate.charges is not None:
             plan = _plan(candidate.plan)
-            last = newest_version(plan)
             publish(
                 plan=plan,
-                terms={
-                    "currency": last.currency,
-                    "interval": last.interval,
-                    "base_amount": last.base_amount,
-                    "charges": list(candidate.charges),
-                    "allowed_models": last.allowed_models,
-                    "limits": last.limits,
-                },
+                terms=terms_of(newest_version(plan)) | {"charges": list(candidate.charges)},
                 actor=actor,
             )
         held.promoted_at = timezone.now()

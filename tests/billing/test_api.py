@@ -83,6 +83,7 @@ def test_a_changed_plan_is_a_new_version_and_the_old_one_stays() -> None:
         "slug": "pro",
         "name": "Pro",
         "base_amount": "49",
+        "is_in_advance": True,
         "charges": [COST_PLUS],
         "entitlements": {"models": ["gpt-4o"], "limits": {"limit_rpm": 60}},
     }
@@ -90,11 +91,13 @@ def test_a_changed_plan_is_a_new_version_and_the_old_one_stays() -> None:
     assert made.status_code == 201
     assert {**made.json(), "id": None} == {
         "id": None, "slug": "pro", "name": "Pro", "is_default": False, "version": 1, "currency": "USD",
-        "interval": "month", "base_amount": "49.0000", "charges": [COST_PLUS],
+        "interval": "month", "base_amount": "49.0000", "charges": [COST_PLUS], "is_in_advance": True,
+        "trial_days": 0, "min_commitment": "0.0000", "proration": "day", "base_tax": "",
         "entitlements": {"models": ["gpt-4o"], "limits": {"limit_rpm": 60}},
     }  # fmt: skip
     changed = operator.patch(f"{API}/plans/pro/", {"charges": []}, format="json").json()
     assert (changed["version"], changed["charges"], changed["base_amount"]) == (2, [], "49.0000")
+    assert changed["is_in_advance"] is True
     renamed = operator.patch(f"{API}/plans/pro/", {"name": "Professional"}, format="json").json()
     assert (renamed["version"], renamed["name"]) == (2, "Professional")
     versions = operator.get(f"{API}/plans/pro/versions/").json()["data"]

@@ -3,8 +3,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from billing.invoicing.close import close_due, due
+from billing.invoicing.finalize import finalize
 from billing.models import ClosedPeriod, Invoice, LegalEntity
+from billing.subscriptions import change_plan
 from billing.tasks import close_periods
+from tenants.principal import SYSTEM
 from tests.billing.invoicing import world
 from tests.billing.invoicing.world import AFTER, NOVEMBER, OCTOBER
 
@@ -63,6 +66,21 @@ def test_unpriced_calls_leave_the_document_to_a_clerk():
     world.use(tenant, OCTOBER, price_pico=None, input_tokens=1)
     assert close_due(now=AFTER) == (1, 0)
     assert Invoice.objects.get().status == "draft"
+
+
+def test_a_negative_document_waits_for_a_clerk():
+    """R15."""
+    world.seller()
+    tenant = world.buyer(world.plan("large", base_amount="62", is_in_advance=True))
+    assert close_due(now=OCTOBER + timedelta(hours=1)) == (1, 0)
+    small = world.plan("small", base_amount="31")
+    change_plan(tenant=tenant, plan=small, at=datetime(2026, 10, 2, 9, tzinfo=UTC), actor=SYSTEM)
+    assert close_due(now=AFTER) == (1, 0)
+    draft = Invoice.objects.get(occasion="period")
+    assert world.lines(draft) == [("proration", "-30", -6000), ("base", "30", 3000)]
+    assert (draft.status, draft.document, draft.amount_due_minor) == ("draft", "credit_note", 0)
+    made = finalize(invoice=draft, now=AFTER + timedelta(minutes=2), actor=SYSTEM)
+    assert (made.number, made.status, made.total_minor) == ("ACME-CN-2026-00001", "paid", -3570)
 
 
 def test_a_fee_in_advance_is_charged_when_the_plan_begins_and_not_again_with_the_period():

@@ -16,4 +16,4 @@ def test_a_killed_run_goes_on_and_invoices_each_period_once_without_a_gap():
     assert told["periods_invoiced_once"] is True
     assert told["numbers_without_a_gap"] is True
     assert (told["books_hold"], told["faults"]) == (True, [])
-    assert told["run_after_it"] == [0, 0]
+    assert told["run_after_them"] == [0, 0]

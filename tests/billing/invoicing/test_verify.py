@@ -19,6 +19,11 @@ NAMES = {
     "I7": "document numbers run from 1 without a gap (I7)",
 }
 
+RAISED = "net_minor = net_minor + 1, amount_minor = amount_minor + 1"
+TAXED = (
+    "tax_minor = tax_minor + 1, total_minor = total_minor + 1, reduces_open_minor = reduces_open_minor + 1"
+)
+
 
 @pytest.fixture
 def books():
@@ -52,13 +57,10 @@ def test_the_books_of_documents_hold_and_are_part_of_the_proof(books):
     [
         ("UPDATE billing_usage_event SET input_tokens = input_tokens + 1000000", {"I3"}),
         ("UPDATE billing_invoice SET rating_hash = 'x' WHERE number LIKE '%1'", {"I3"}),
-        ("UPDATE billing_invoiceline SET net_minor = net_minor + 1, amount_minor = amount_minor + 1 "
-         "WHERE kind = 'base'", {"I4"}),
-        ("UPDATE billing_invoiceline SET net_minor = net_minor + 1, amount_minor = amount_minor + 1 "
-         "WHERE kind = 'adjustment'", {"I3", "I4"}),
+        (f"UPDATE billing_invoiceline SET {RAISED} WHERE kind = 'base'", {"I4"}),
+        (f"UPDATE billing_invoiceline SET {RAISED} WHERE kind = 'adjustment'", {"I3", "I4"}),
         ("UPDATE billing_invoice SET tax_minor = tax_minor + 1, total_minor = total_minor + 1", {"I4"}),
-        ("UPDATE billing_creditnote SET tax_minor = tax_minor + 1, total_minor = total_minor + 1, "
-         "reduces_open_minor = reduces_open_minor + 1", {"I6"}),
+        (f"UPDATE billing_creditnote SET {TAXED}", {"I6"}),
         ("UPDATE billing_invoice SET credited_minor = 0", {"I6"}),
         ("UPDATE billing_invoice SET number = 'ACME-INV-2026-00003' WHERE number LIKE '%2'", {"I7"}),
         ("UPDATE billing_documentcounter SET last = last + 1 WHERE series = 'CN'", {"I7"}),
