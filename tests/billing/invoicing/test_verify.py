@@ -1,3 +1,5 @@
+# ruff: noqa: S608 - statements are put together from this module's own constants
+
 from datetime import UTC, datetime
 
 import pytest
