@@ -7,6 +7,7 @@ from billing import api
 from billing.alerts import api as alerts
 from billing.console.urls import console_urlpatterns
 from billing.invoicing import api as invoicing
+from billing.payments import views as payment_hooks
 
 __all__ = ["console_urlpatterns", "urlpatterns"]
 
@@ -31,6 +32,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
         invoicing.BillingProfileView.as_view(),
         name="billing-profile",
     ),
+    path("payments/stripe/webhook/", payment_hooks.stripe_webhook, name="stripe-webhook"),
     path("usage/", api.UsageView.as_view(), name="usage"),
     path("usage.csv", api.UsageCsv.as_view(), name="usage-csv"),
     path("ledger/verify/", api.LedgerProof.as_view(), name="ledger-verify"),

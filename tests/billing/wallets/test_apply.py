@@ -141,8 +141,19 @@ def test_an_issued_document_moves_limit_and_balance_by_the_same_calls(tenant):
     use(tenant, "1.00", at=AFTER)
     wallet = Wallet.objects.select_related("tenant").get(tenant=tenant)
     assert prepaid.spendable_pico(wallet, AFTER) == 82_300_000_000_000
+
+
+def test_voiding_a_document_makes_its_calls_unsettled_again(tenant):
+    held = give(tenant, "23.80")
+    prepaid.switch(wallet=held.wallet, is_prepaid=True, now=OCTOBER + DAY, actor=SYSTEM)
+    use(tenant, "20.00")
+    assert limit(tenant) == 20 * 10**6
+    invoice = world.issued(tenant)
+    assert (limit(tenant), balance(tenant)) == (20 * 10**6, 0)
     void(invoice=invoice, reason="again", now=AFTER, actor=SYSTEM)
-    assert limit(tenant) == before
+    assert (limit(tenant), balance(tenant)) == (20 * 10**6, Decimal("23.80"))
+    wallet = Wallet.objects.select_related("tenant").get(tenant=tenant)
+    assert (wallet.settled_pico, prepaid.spendable_pico(wallet, AFTER)) == (0, 3_800_000_000_000)
 
 
 def test_a_late_call_of_an_invoiced_period_is_not_settled(tenant):
