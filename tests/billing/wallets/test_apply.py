@@ -3,12 +3,14 @@ from decimal import Decimal
 
 import pytest
 
+from billing.budgets.counters import spent
 from billing.invoicing.draft import draft
 from billing.invoicing.finalize import finalize
 from billing.invoicing.issue_credit import issue_credit
 from billing.invoicing.void import void
 from billing.models import Invoice, Wallet, WalletEntry
 from billing.rating.money import PICO
+from billing.snapshot import load
 from billing.wallets import apply, book, prepaid
 from tenants.errors import ApiError
 from tenants.principal import SYSTEM
@@ -105,9 +107,7 @@ def test_a_credit_note_returns_to_the_wallet_what_the_wallet_had_paid(tenant):
     give(tenant, "100.00")
     invoice = world.issued(tenant)
     (line,) = invoice.lines.all()
-    note = issue_credit(
-        invoice=invoice, lines=[(line.pk, 1000)], reason="goodwill", now=AFTER, actor=SYSTEM
-    )
+    note = issue_credit(invoice=invoice, lines=[(line.pk, 1000)], reason="goodwill", now=AFTER, actor=SYSTEM)
     assert note.to_wallet_minor == 1190
     assert note.grant.amount_pico == 11_900_000_000_000
     assert balance(tenant) == 100
@@ -117,7 +117,9 @@ def test_a_credit_note_returns_to_the_wallet_what_the_wallet_had_paid(tenant):
 
 
 def limit(tenant, at=AFTER):
-    return prepaid.limit_micro(Wallet.objects.select_related("tenant").get(tenant=tenant), at)
+    (found,) = prepaid.limits(at)
+    assert found.tenant_id == tenant.pk
+    return found.limit_micro
 
 
 def test_the_limit_on_calls_is_the_balance_less_the_tax_to_come(tenant):
@@ -174,3 +176,20 @@ def test_only_a_wallet_in_the_tenants_currency_can_limit_calls(tenant):
     with pytest.raises(ApiError) as refused:
         prepaid.switch(wallet=held.wallet, is_prepaid=True, now=AFTER, actor=SYSTEM)
     assert (refused.value.code, refused.value.param) == ("invalid_request", "is_prepaid")
+
+
+def test_the_workers_see_the_balance_as_a_hard_budget_of_all_time(tenant):
+    held = give(tenant, "119.00")
+    assert tenant.pk not in load().budgets
+    prepaid.switch(wallet=held.wallet, is_prepaid=True, now=AFTER, actor=SYSTEM)
+    (entry,) = load().budgets[tenant.pk]
+    assert (entry.id, entry.mode, entry.measure, entry.window) == (held.wallet_id, "hard", "price", "total")
+    assert (entry.limit, entry.currency, entry.name) == (100 * 10**6, "EUR", "Prepaid balance")
+    before = load().version
+    give(tenant, "1.19")
+    assert load().version > before
+    assert load().budgets[tenant.pk][0].limit == 101 * 10**6
+    use(tenant, "3.00")
+    assert spent(entry, entry.window_at(AFTER.timestamp())) == 3 * PICO
+    prepaid.switch(wallet=held.wallet, is_prepaid=False, now=AFTER, actor=SYSTEM)
+    assert tenant.pk not in load().budgets

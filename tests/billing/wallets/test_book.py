@@ -29,9 +29,7 @@ def give(tenant, amount="5", category="paid", at=JUNE, **more):
 
 
 def take(tenant, amount, at=JUNE, **more):
-    return book.draw(
-        tenant=tenant, currency="USD", amount_pico=int(Decimal(amount) * PICO), at=at, **more
-    )
+    return book.draw(tenant=tenant, currency="USD", amount_pico=int(Decimal(amount) * PICO), at=at, **more)
 
 
 def holds(tenant):
