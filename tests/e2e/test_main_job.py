@@ -87,7 +87,11 @@ def test_models_are_those_the_key_may_use(client):
         ({"model": "nothing"}, openai.NotFoundError, "model_not_found"),
         ({"messages": []}, openai.BadRequestError, "invalid_request"),
         ({"temperature": 3}, openai.BadRequestError, "invalid_request"),
-        ({"extra_body": {"provider": {}}}, openai.UnprocessableEntityError, "unsupported_parameter"),
+        (
+            {"extra_body": {"provider": {"quantizations": []}}},
+            openai.UnprocessableEntityError,
+            "unsupported_parameter",
+        ),
         (
             {"messages": [{"role": "user", "content": "[[sandbox status=503]]"}]},
             openai.InternalServerError,
