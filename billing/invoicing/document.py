@@ -120,7 +120,8 @@ def show_credit(note: CreditNote) -> DocumentShown:
         facts=(
             ("Credit note no.", note.number),
             ("Issue date", day(note.issue_date)),
-            ("For invoice", f"{invoice.number} of {day(invoice.issue_date)}"),
+            ("For invoice", invoice.number or DASH),
+            ("Invoice date", day(invoice.issue_date)),
             ("Reason", note.reason),
         ),
         groups=(GroupShown("Credited", tuple(lines), money(-note.net_minor, currency)),),

@@ -7,7 +7,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, Final
 
 from billing.invoicing.explain import CallBehind, calls_behind, has_calls
@@ -114,6 +114,7 @@ FOCUS_COLUMNS: Final = (
 """Of FOCUS 1.4's Cost and Usage: the mandatory ones, and the conditional ones whose condition holds here."""
 
 _PRICE_STEP: Final = Decimal("1E-18")
+_EXACT: Final = Context(prec=80)
 
 _CATEGORY: Final[Mapping[str, str]] = {
     InvoiceLine.Kind.BASE: "Purchase",
@@ -129,7 +130,8 @@ _CATEGORY: Final[Mapping[str, str]] = {
 def focus_csv(invoices: Iterable[Invoice]) -> Iterator[str]:
     """Issued documents as FOCUS 1.4 cost and usage: a row per line and per tax; BilledCost sums to the totals.
 
-    BilledCost and EffectiveCost are net of discounts, ListCost and ContractedCost before them.
+    BilledCost and EffectiveCost are net of discounts and rounded as billed; ListCost and ContractedCost are the
+    exact product of price and quantity, or the line's amount where there is none.
     """
     yield from _csv(
         FOCUS_COLUMNS,
@@ -193,11 +195,14 @@ def _focus_line(line: InvoiceLine, currency: str) -> dict[str, Any]:
         "InvoiceDetailId": str(line.pk),
         "Tags": "{}",
     }
-    if line.price is None or line.kind == InvoiceLine.Kind.PRORATION:
+    unit_price = None if line.price is None else _exact_quotient(line.price, line.per)
+    if line.price is None or unit_price is None or line.kind == InvoiceLine.Kind.PRORATION:
         return row
     unit = "Tokens" if "tokens" in line.unit else line.unit.title() or "Units"
-    price = plain_text((line.price / line.per).quantize(_PRICE_STEP))
+    price, listed = plain_text(unit_price), plain_text(_EXACT.multiply(unit_price, line.quantity))
     row |= {
+        "ListCost": listed,
+        "ContractedCost": listed,
         "ListUnitPrice": price,
         "ContractedUnitPrice": price,
         "PricingCategory": "Standard",
@@ -211,6 +216,12 @@ def _focus_line(line: InvoiceLine, currency: str) -> dict[str, Any]:
     if is_usage:
         row |= {"ConsumedQuantity": plain_text(line.quantity), "ConsumedUnit": unit}
     return row
+
+
+def _exact_quotient(price: Decimal, per: Decimal) -> Decimal | None:
+    """price / per if it is a decimal of at most 18 places: FOCUS wants cost = price times quantity."""
+    found = _EXACT.divide(price, per).quantize(_PRICE_STEP, context=_EXACT)
+    return found if _EXACT.multiply(found, per) == price else None
 
 
 # ------------------------------------------------------------------ CSV
