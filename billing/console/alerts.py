@@ -385,10 +385,10 @@ class RuleForm(forms.Form):
             (
                 "budget",
                 [
-                    ("", "–"),
+                    ("", "none"),
                     *((str(b.pk), f"{b.tenant.name if b.tenant else 'All'}: {b.name or b}") for b in budgets),
                 ],
-            ),  # noqa: RUF001
+            ),
             ("key", [("", "every key"), *((str(k.pk), k.name) for k in keys)]),
             ("channels", told),
             ("escalate_to", told),

@@ -139,7 +139,9 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("input", (event) => {
   const { confirmWord } = event.target.dataset;
   if (confirmWord === undefined) return;
-  event.target.form.querySelector("[data-confirm-button]").disabled = event.target.value.trim() !== confirmWord;
+  // `elements` knows a button outside the form that belongs to it by its form attribute.
+  const button = [...event.target.form.elements].find((each) => "confirmButton" in each.dataset);
+  button.disabled = event.target.value.trim() !== confirmWord;
 });
 
 // Filters apply as they change; the address bar keeps them.

@@ -1,14 +1,21 @@
 """What the money pages' templates need beside `money` and `console`: addresses of both places, minor units."""
 
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
+from babel import Locale
+from babel.dates import format_date
+from babel.numbers import format_currency
 from django import template
 from django.template.context import RequestContext
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import get_language
 
 from billing.console import places
-from billing.rating.money import minor_to_pico
-from gateway.templatetags.money import money
+from billing.rating.money import minor_text, plain_text
 
 register = template.Library()
 
@@ -21,5 +28,55 @@ def here(context: RequestContext, name: str, **kwargs: Any) -> str:
 
 @register.filter
 def minor(amount: int | None, currency: str) -> SafeString:
-    """`{{ invoice.total_minor|minor:invoice.currency }}`: whole minor units as money."""
-    return money(None if amount is None else minor_to_pico(amount, currency), currency)
+    """`{{ invoice.total_minor|minor:invoice.currency }}`: with the currency's own decimals, exact to machines."""
+    return units(None if amount is None else minor_text(amount, currency), currency)
+
+
+@register.filter
+def units(amount: Decimal | str | None, currency: str) -> SafeString:
+    """A plain amount of currency units as a document has it: 10.50 is $10.50, 1050 in JPY is \N{YEN SIGN}1,050."""
+    if amount is None:
+        return SafeString("\N{EN DASH}")
+    value = Decimal(amount)
+    locale = Locale.parse(get_language() or "en", sep="-")
+    return format_html(
+        '<data value="{}" title="{} {}">{}</data>',
+        amount,
+        currency,
+        amount,
+        format_currency(value, currency, locale=locale),
+    )
+
+
+@register.filter
+def day_in(moment: datetime, zone: str) -> SafeString:
+    """The day of an instant where the tenant lives, which is what a document's period is counted in."""
+    return _day(moment, moment.astimezone(ZoneInfo(zone)))
+
+
+@register.filter
+def last_day_in(end: datetime, zone: str) -> SafeString:
+    """The last day before an end that is not part of the period."""
+    return _day(end, (end - timedelta(microseconds=1)).astimezone(ZoneInfo(zone)))
+
+
+def _day(moment: datetime, local: datetime) -> SafeString:
+    locale = Locale.parse(get_language() or "en", sep="-")
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        f"{moment:%Y-%m-%dT%H:%M:%SZ}",
+        f"{moment:%Y-%m-%d %H:%M:%S} UTC",
+        format_date(local.date(), "d MMM y", locale=locale),
+    )
+
+
+@register.filter
+def is_nonzero(amount: str | None) -> bool:
+    """Whether a decimal text is worth a row."""
+    return amount is not None and Decimal(amount) != 0
+
+
+@register.filter
+def normal(number: Decimal | None) -> str:
+    """A decimal without needless zeros."""
+    return "\N{EN DASH}" if number is None else plain_text(number)

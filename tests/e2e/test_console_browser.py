@@ -42,6 +42,18 @@ KEY_TEXT = re.compile(r"^th_[0-9A-Za-z]{12}_[0-9A-Za-z]{49}$")
 WIDTHS = (1280, 390)
 
 FRAGMENTS = {"home", "platform_live", "tenant_live", "tenant_first_call"}  # no pages of their own
+FILES = {
+    f"{place}{name}"
+    for place in ("", "tenant_")
+    for name in (
+        "invoice_pdf",
+        "invoice_xml",
+        "invoice_csv",
+        "invoice_calls_csv",
+        "credit_note_pdf",
+        "credit_note_xml",
+    )
+}
 OPERATOR_PAGES = {
     "platform-home": "/platform/",
     "platform-requests": "/platform/requests/",
@@ -77,6 +89,21 @@ OPERATOR_PAGES = {
     "channels": "/platform/budgets/channels/",
     "channel-new": "/platform/budgets/channels/new/",
     "channel": "/platform/budgets/channels/{platform_channel_id}/",
+    "invoices": "/platform/billing/invoices/",
+    "invoice-draft-new": "/platform/billing/invoices/draft/",
+    "invoice": "/platform/billing/invoices/{invoice_id}/",
+    "invoice-draft": "/platform/billing/invoices/{draft_id}/",
+    "invoice-calls": "/platform/billing/invoices/{invoice_id}/lines/{position}/",
+    "invoice-credit": "/platform/billing/invoices/{invoice_id}/credit/",
+    "credit-note": "/platform/billing/credit-notes/{note_id}/",
+    "sellers": "/platform/billing/sellers/",
+    "seller-new": "/platform/billing/sellers/new/",
+    "seller": "/platform/billing/sellers/tollhouse-de/",
+    "tax-new": "/platform/billing/taxes/new/",
+    "tax": "/platform/billing/taxes/{rate_id}/",
+    "coupons": "/platform/billing/coupons/",
+    "coupon-new": "/platform/billing/coupons/new/",
+    "billing-details": "/t/acme/billing/details/",
     "tenants": "/platform/tenants/",
     "tenant-new": "/platform/tenants/new/",
     "providers": "/platform/providers/",
@@ -115,6 +142,13 @@ OWNER_PAGES = {
     "tenant-channels-empty": "/t/fresh-foods/budgets/channels/",
     "tenant-channel-new": "/t/acme/budgets/channels/new/",
     "tenant-channel": "/t/acme/budgets/channels/{channel_id}/",
+    "tenant-invoices": "/t/acme/billing/",
+    "tenant-invoices-empty": "/t/fresh-foods/billing/",
+    "tenant-invoice": "/t/acme/billing/invoices/{invoice_id}/",
+    "tenant-invoice-calls": "/t/acme/billing/invoices/{invoice_id}/lines/{position}/",
+    "tenant-credit-note": "/t/acme/billing/credit-notes/{note_id}/",
+    "tenant-preview": "/t/acme/billing/preview/",
+    "tenant-billing-details": "/t/acme/billing/details/",
     "members": "/t/acme/members/",
     "tenant-models": "/t/acme/models/",
     "settings": "/t/acme/settings/",
@@ -163,17 +197,19 @@ def empty(kept_plans):
         " routing_routingpolicyversion, routing_routingpolicy, routing_provider, billing_usage_event,"
         " billing_usage_hour, billing_usage_key_hour, billing_usage_latency_hour, billing_overhead_hour,"
         " gateway_request_log, gateway_replay, gateway_shadowsample, gateway_feedback, billing_budget,"
-        " billing_alertchannel, billing_alertrule, billing_alertfiring, billing_alertdelivery"
+        " billing_alertchannel, billing_alertrule, billing_alertfiring, billing_alertdelivery,"
+        " billing_invoice, billing_creditnote, billing_legalentity, billing_taxrate, billing_billingprofile,"
+        " billing_coupon, billing_wallet, billing_payment"
     )
-    Subscription.objects.all().delete()
-    PlanVersion.objects.exclude(plan__in=kept_plans).delete()
-    Plan.objects.exclude(id__in=kept_plans).delete()
     with connection.cursor() as cursor:
         cursor.execute("SET session_replication_role = replica")
         cursor.execute(f"TRUNCATE {tables} CASCADE")
         cursor.execute("DELETE FROM tenants_tenant")
         cursor.execute("DELETE FROM tenants_user")
         cursor.execute("SET session_replication_role = DEFAULT")
+    Subscription.objects.all().delete()
+    PlanVersion.objects.exclude(plan__in=kept_plans).delete()
+    Plan.objects.exclude(id__in=kept_plans).delete()
 
 
 @pytest.fixture(scope="module")
@@ -290,10 +326,12 @@ def look_at(page, *, name, path, theme, width, world):
 def test_the_browser_looks_at_every_page():
     seen = set()
     for path in (*OPERATOR_PAGES.values(), *OWNER_PAGES.values(), *GUEST_PAGES.values()):
-        concrete = path.partition("?")[0].format_map(defaultdict(lambda: UUID(int=1)))
+        concrete = (
+            path.partition("?")[0].replace("{position}", "1").format_map(defaultdict(lambda: UUID(int=1)))
+        )
         seen.add(resolve(concrete).url_name)
     pages = {each.name for _, each in console_patterns() if each.callback.console_access.read is not None}
-    assert pages - FRAGMENTS <= seen
+    assert pages - FRAGMENTS - FILES <= seen
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -1,14 +1,32 @@
-"""The console world's money: budgets, alerts with their channels, and messages that arrived or did not."""
+"""The console world's money: budgets, alerts with messages that arrived or did not, a seller and its documents."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from uuid import UUID
 
 from billing.alerts import firing, setup
 from billing.alerts.firing import Alarm
-from billing.models import AlertAttempt, AlertChannel, AlertDelivery, AlertRule, Budget
+from billing.invoicing.draft import draft
+from billing.invoicing.finalize import finalize
+from billing.invoicing.issue_credit import issue_credit
+from billing.invoicing.mark_paid import mark_paid
+from billing.invoicing.preview import period_of
+from billing.models import (
+    AlertAttempt,
+    AlertChannel,
+    AlertDelivery,
+    AlertRule,
+    BillingProfile,
+    Budget,
+    Coupon,
+    LegalEntity,
+    Plan,
+    TaxRate,
+)
+from billing.subscriptions import publish, subscribe
 from tenants import webhooks
+from tenants.principal import SYSTEM
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +42,11 @@ class Money:
     platform_delivery_id: UUID
     platform_rule_id: UUID
     platform_channel_id: UUID
+    invoice_id: UUID  # issued to acme, open
+    position: int  # a line of it with calls behind
+    draft_id: UUID  # of nordlicht's last month
+    note_id: UUID  # credits a part of an older, paid invoice of acme
+    rate_id: UUID
 
 
 def build(*, acme, nordlicht, key, now):
@@ -47,7 +70,7 @@ def build(*, acme, nordlicht, key, now):
     Budget.objects.create(tenant=nordlicht, name="Redaktion", limit=Decimal(50))
     of_acme = _alert(acme, monthly, now)
     of_platform = _alert(None, None, now)
-    return Money(monthly.pk, *of_acme, *of_platform)
+    return Money(monthly.pk, *of_acme, *of_platform, *_documents(acme, nordlicht, now))
 
 
 def _alert(tenant, budget, now):
@@ -96,3 +119,74 @@ def _alert(tenant, budget, now):
     )
     AlertDelivery.objects.filter(pk=delivery.pk).update(state="dead", attempts=1)
     return fired.pk, delivery.pk, rule.pk, hook.pk
+
+
+def _documents(acme, nordlicht, now):
+    """Two issued documents of acme, a draft of nordlicht, a credit note, a coupon."""
+    LegalEntity.objects.create(
+        code="tollhouse-de",
+        name="Tollhouse Betriebs GmbH",
+        address_lines=["Speicherstrasse 4"],
+        postal_code="20457",
+        city="Hamburg",
+        country="DE",
+        vat_id="DE123456789",
+        registration="HRB 4711, Amtsgericht Hamburg",
+        email="billing@tollhouse.example",
+        iban="DE02120300000000202051",
+        bic="BYLADEM1001",
+        timezone="Europe/Berlin",
+        number_prefix="TH",
+        is_default=True,
+        net_days=7,
+    )
+    rate = TaxRate.objects.create(
+        key="standard", category="S", percent="19", country="DE", valid_from=date(2021, 1, 1)
+    )
+    for tenant, name, city in (
+        (acme, "Acme Robotics GmbH", "Berlin"),
+        (nordlicht, "Nordlicht Verlag KG", "Kiel"),
+    ):
+        BillingProfile.objects.create(
+            tenant=tenant,
+            legal_name=name,
+            address_lines=["Torstrasse 1"],
+            postal_code="10119",
+            city=city,
+            country="DE",
+            vat_id="DE987654321",
+            emails=[f"accounts@{tenant.slug}.example"],
+        )
+    editorial = Plan.objects.create(slug="editorial", name="Editorial")
+    publish(
+        plan=editorial,
+        terms={"currency": "EUR", "base_amount": Decimal(19), "charges": []},
+        actor=SYSTEM,
+    )
+    Coupon.objects.create(code="welcome", name="Welcome", kind="percent", value=Decimal(10))
+    last = month_before(now)
+    subscribe(tenant=nordlicht, plan=editorial, start=last.replace(day=1), actor=SYSTEM)
+    older = _issued(acme, month_before(last), now=now)
+    note = issue_credit(
+        invoice=mark_paid(invoice=older, reference="Transfer 2026-881", now=now, actor=SYSTEM),
+        lines=[(older.lines.get(position=1).pk, 900)],
+        reason="Two hours of outage",
+        now=now,
+        actor=SYSTEM,
+    )
+    newer = _issued(acme, last, now=now)
+    drafted = draft(
+        tenant=nordlicht, period=period_of(nordlicht, last, now=now), now=now, actor=SYSTEM
+    ).invoice
+    line = next(each for each in newer.lines.all() if each.measured)
+    return newer.pk, line.position, drafted.pk, note.pk, rate.pk
+
+
+def _issued(tenant, moment, *, now):
+    made = draft(tenant=tenant, period=period_of(tenant, moment, now=now), now=now, actor=SYSTEM)
+    return finalize(invoice=made.invoice, now=now, actor=SYSTEM)
+
+
+def month_before(moment):
+    """The middle of the month before."""
+    return (moment.replace(day=1) - timedelta(days=15)).replace(hour=12)

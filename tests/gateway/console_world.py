@@ -135,6 +135,7 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
     )
     ApiKey.objects.filter(pk=production.pk).update(last_used_at=now - timedelta(seconds=40))
     _experiments(now)
+    _calls_of_last_month(acme, production, now)
     money = console_money.build(acme=acme, nordlicht=nordlicht, key=nightly, now=now)
     return World(
         operator=people["olga"],
@@ -196,6 +197,21 @@ def _experiments(now):
         rollout=rollout, reason=reason, figures=figures, actor=SYSTEM, now=now - timedelta(hours=2)
     )
     Rollout.objects.update(evaluated_at=now, evaluation={"reason": "31 of 100 calls measured", **figures})
+
+
+def _calls_of_last_month(acme, key, now):
+    """A hundred calls of acme in the month before, priced by its plan: what an invoice has lines of."""
+    dice = random.Random(11)
+    version = PlanVersion.objects.get(plan__slug="scale-up")
+    middle = console_money.month_before(now)
+    records, entries = [], []
+    for number in range(100):
+        request_id = uuid7(int((middle - timedelta(hours=number)).timestamp() * 1000))
+        made, entry = _call(request_id, acme, key, "ok", dice)
+        records += [replace(each, plan_version_id=version.pk, feature=entry.feature) for each in made]
+        entries.append(entry)
+    ingest(records, recorded_at=now - timedelta(days=2))
+    store(entries, now=now)
 
 
 def _replay(now):
@@ -343,6 +359,7 @@ def _health(now):
 def _calls(*, now, count, dice, acme, other):
     records, entries = [], []
     marks = {}
+    version = PlanVersion.objects.get(plan__slug="scale-up")
     for number in range(count):
         age_s = 36 * 3600 * dice.random() ** 3 + 2
         request_id = uuid7(int((now.timestamp() - age_s) * 1000))
@@ -353,7 +370,10 @@ def _calls(*, now, count, dice, acme, other):
         if number < 2:
             tenant, key = acme[0], acme[1][0]
         call = _call(request_id, tenant, key, kind, dice)
-        records += call[0]
+        if tenant == acme[0]:
+            records += [replace(each, plan_version_id=version.pk) for each in call[0]]
+        else:
+            records += call[0]
         entries.append(call[1])
         marks.setdefault((tenant.slug, kind), request_id)
     ingest(records, recorded_at=now)

@@ -24,6 +24,7 @@ PEOPLE = ("operator", "clerk", "owner", "developer", "viewer", "stranger")
 PLATFORM = (200, 200, 404, 404, 404, 404)
 NO_CLERK = (200, 403, 404, 404, 404, 404)
 TENANT = (200, 200, 200, 200, 200, 404)
+READS_INVOICES = (200, 200, 200, 403, 403, 404)
 WRITES_BUDGETS = (200, 200, 200, 403, 403, 404)
 PAGES = {
     "platform_home": PLATFORM,
@@ -71,6 +72,47 @@ PAGES = {
     "tenant_channel_list": TENANT,
     "tenant_channel_create": WRITES_BUDGETS,
     "tenant_channel_edit": WRITES_BUDGETS,
+    **dict.fromkeys(
+        (
+            "invoice_list",
+            "invoice_draft",
+            "invoice_detail",
+            "invoice_calls",
+            "invoice_pdf",
+            "invoice_csv",
+            "invoice_xml",
+            "invoice_calls_csv",
+            "invoice_credit",
+            "credit_note_detail",
+            "credit_note_pdf",
+            "credit_note_xml",
+            "legal_entity_list",
+            "legal_entity_create",
+            "legal_entity_edit",
+            "tax_rate_create",
+            "tax_rate_end",
+            "coupon_list",
+            "coupon_create",
+        ),
+        PLATFORM,
+    ),
+    **dict.fromkeys(
+        (
+            "tenant_invoice_list",
+            "tenant_invoice_detail",
+            "tenant_invoice_calls",
+            "tenant_invoice_pdf",
+            "tenant_invoice_csv",
+            "tenant_invoice_xml",
+            "tenant_invoice_calls_csv",
+            "tenant_credit_note_detail",
+            "tenant_credit_note_pdf",
+            "tenant_credit_note_xml",
+            "invoice_preview",
+            "billing_profile",
+        ),
+        READS_INVOICES,
+    ),
     "tenant_list": PLATFORM,
     "tenant_create": (200, 403, 404, 404, 404, 404),
     "provider_list": PLATFORM,
@@ -127,6 +169,19 @@ ACTIONS = {
             "channel_close",
         )
     },
+    **dict.fromkeys(
+        (
+            "invoice_finalize_many",
+            "invoice_refresh",
+            "invoice_finalize",
+            "invoice_discard",
+            "invoice_void",
+            "invoice_pay",
+            "invoice_write_off",
+            "coupon_redeem",
+        ),
+        (404, None, 404),  # the clerk may
+    ),
     "kill_switch_restore": (404, 403, 404),
     "breaker_reset": (404, 403, 404),
 }
@@ -171,19 +226,24 @@ def url_of(name, world):
         "experiment": "tone",
         "rollout": "go-careful",
         "switch_id": KillSwitch.objects.get().id,
-        **_money_ids(world.money, is_platform=not route.startswith("t/")),
+        **_money_ids(world.money, is_platform=not route.startswith("t/"), is_coupon="coupons" in route),
     }
     wanted = re.findall(r"<\w+:(\w+)>", route)
     return reverse(name, kwargs={each: known[each] for each in wanted})
 
 
-def _money_ids(money, *, is_platform):
+def _money_ids(money, *, is_platform, is_coupon):
     return {
         "budget_id": money.budget_id,
         "alert_id": money.platform_alert_id if is_platform else money.alert_id,
         "delivery_id": money.platform_delivery_id if is_platform else money.delivery_id,
         "rule_id": money.platform_rule_id if is_platform else money.rule_id,
         "channel_id": money.platform_channel_id if is_platform else money.channel_id,
+        "invoice_id": money.invoice_id,
+        "position": money.position,
+        "note_id": money.note_id,
+        "rate_id": money.rate_id,
+        "code": "welcome" if is_coupon else "tollhouse-de",
     }
 
 
@@ -286,6 +346,7 @@ def test_the_menu_shows_what_the_role_may_open(world):
         "Requests",
         "Models",
         "Budgets",
+        "Billing",
         "Settings",
     ]
 
