@@ -54,10 +54,9 @@ ALTER TABLE billing_usage_hour
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('billing', '0013_wallet_books'),
-        ('tenants', '0002_append_only'),
+        ("billing", "0013_wallet_books"),
+        ("tenants", "0002_append_only"),
     ]
 
     operations = [

@@ -17,6 +17,8 @@ class LedgerProof(models.Model):
     checks = models.JSONField()  # [{name, ok, detail, expected, found, is_warning}]
     duration_ms = models.PositiveIntegerField()
 
+    objects = models.Manager["LedgerProof"]()
+
     class Meta:
         ordering = ("-id",)
         indexes = (models.Index(fields=("-at",), name="ledger_proof_at"),)
