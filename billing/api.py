@@ -5,12 +5,13 @@ Shapes only: every change is one verb's. What providers charge leaves only with 
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, cast
 from uuid import UUID
+from zoneinfo import available_timezones
 
 from django.http import HttpResponse
 from django.utils import timezone
@@ -22,10 +23,11 @@ from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.budgets.counters import spent
-from billing.models import Budget, Plan, PlanVersion, Subscription
+from billing.budgets.count import MONEY
+from billing.budgets.counters import carry, spent
+from billing.models import Budget, FxRate, Plan, PlanVersion, Subscription
 from billing.rating.money import PICO, amount_text
-from billing.snapshot import entry_of
+from billing.snapshot import MICRO, currency_of, entry_of
 from billing.spreadsheet import cell
 from billing.subscriptions import change_plan, current_version, newest_version, publish, subscribe, terms_of
 from billing.usage.reports import DIMENSIONS, GROUPS, MEASURES, Report, report
@@ -33,9 +35,6 @@ from billing.usage.verify import verify
 from tenants.errors import ApiError
 from tenants.models import ApiKey, Tenant
 from tenants.rest import Guarded, Resource, StrictSerializer, TenantField
-
-MONEY = ("cost", "price")
-
 
 # ------------------------------------------------------------------ plans
 
@@ -268,76 +267,163 @@ class SubscriptionView(Guarded):
 # ------------------------------------------------------------------ budgets
 
 
-class BudgetSerializer(StrictSerializer, serializers.ModelSerializer[Budget]):
-    """A limit. `spent` and `remaining` are the ledger's in the window now, in the unit of `limit`.
+MAX_COUNT = 2**53 - 1
+"""What a counter can hold exactly: tokens, requests, or micro-units of money."""
 
-    Of a budget of cost they are null without the scope `cost:read`.
+MIN_ROLLING_S, MAX_ROLLING_S = 60, 31 * 86_400
+
+
+class BudgetScopeSerializer(StrictSerializer):
+    """Whose calls count, and which: all that is given must match. Without a tenant it is the operator's budget,
+    shared by all tenants it matches: those on `plan`, or the whole house.
     """
 
-    tenant = TenantField()
+    tenant = TenantField(required=False, allow_null=True)
+    feature = serializers.CharField(max_length=100, required=False, allow_blank=True)
     key = serializers.PrimaryKeyRelatedField(
         source="api_key", queryset=ApiKey.objects.all(), required=False, allow_null=True
     )
     user = serializers.CharField(source="end_user", max_length=200, required=False, allow_blank=True)
+    plan = serializers.SlugRelatedField(
+        slug_field="slug", queryset=Plan.objects.all(), required=False, allow_null=True
+    )
+    model = serializers.CharField(max_length=200, required=False, allow_blank=True)
+    provider = serializers.CharField(max_length=63, required=False, allow_blank=True)
+    tag = serializers.RegexField(
+        r"^[A-Za-z0-9._-]{1,40}=[^,=]{1,100}$", max_length=141, required=False, allow_blank=True
+    )
+
+
+class BudgetSerializer(StrictSerializer, serializers.ModelSerializer[Budget]):
+    """A limit. `spent` and `remaining` are the ledger's in the window now, in the unit of `limit`; `carried` is what
+    earlier windows left (or, negative, overspent).
+
+    Of a budget of cost they are null without the scope `cost:read`.
+    """
+
+    scope = BudgetScopeSerializer(source="*", required=False)
     limit = serializers.DecimalField(max_digits=24, decimal_places=6, min_value=Decimal(0))
+    currency = serializers.RegexField(r"^[A-Z]{3}$", required=False)
     anchor_day = serializers.IntegerField(min_value=1, max_value=31, required=False)
     week_start = serializers.IntegerField(min_value=0, max_value=6, required=False)
+    rolling_s = serializers.IntegerField(
+        min_value=MIN_ROLLING_S, max_value=MAX_ROLLING_S, required=False, allow_null=True
+    )
+    throttle_policy = serializers.RegexField(
+        r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$", max_length=63, required=False, allow_blank=True
+    )
+    throttle_rpm = serializers.IntegerField(min_value=1, max_value=2**31 - 1, required=False, allow_null=True)
+    carry_max_percent = serializers.IntegerField(min_value=1, max_value=1000, required=False, allow_null=True)
+    carry_max_amount = serializers.DecimalField(
+        max_digits=24, decimal_places=6, min_value=Decimal(0), required=False, allow_null=True
+    )
     thresholds = serializers.ListField(
         child=serializers.IntegerField(min_value=1, max_value=1000), required=False, max_length=20
     )
     spent = serializers.CharField(read_only=True, allow_null=True)
+    carried = serializers.CharField(read_only=True, allow_null=True)
     remaining = serializers.CharField(read_only=True, allow_null=True)
     window_start = serializers.DateTimeField(read_only=True)
     window_end = serializers.DateTimeField(read_only=True, allow_null=True)
 
     class Meta:
         model = Budget
-        fields = ("id", "tenant", "name", "key", "feature", "model", "user", "measure", "limit", "mode",
-                  "window", "anchor_day", "week_start", "thresholds", "is_enabled", "spent", "remaining",
-                  "window_start", "window_end", "created_at", "updated_at")  # fmt: skip
+        fields: ClassVar[tuple[str, ...]] = (
+            "id", "scope", "name", "measure", "limit", "currency", "mode", "throttle_policy", "throttle_rpm",
+            "window", "rolling_s", "timezone", "anchor_day", "week_start", "carry_over", "carry_max_percent",
+            "carry_max_amount", "include_byok", "include_failed", "include_overhead", "thresholds",
+            "is_enabled", "spent", "carried", "remaining", "window_start", "window_end", "created_at",
+            "updated_at",
+        )  # fmt: skip
         read_only_fields = ("id", "created_at", "updated_at")
 
+    def validate_timezone(self, value: str) -> str:
+        if value and value not in available_timezones():
+            raise serializers.ValidationError("There is no such time zone.")
+        return value
+
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Raises ValidationError for another tenant's key and for fractions of a token or request."""
+        """Raises ValidationError for what does not go together."""
         held = self.instance if isinstance(self.instance, Budget) else None
-        tenant = attrs.get("tenant") or (held and held.tenant)
-        key = attrs.get("api_key")
-        if key is not None and key.tenant_id != getattr(tenant, "id", None):
-            raise serializers.ValidationError({"key": "The tenant has no such key."})
-        measure = attrs.get("measure") or (held.measure if held else Budget.Measure.PRICE)
-        limit = attrs.get("limit", held.limit if held else Decimal(0))
-        if measure not in MONEY and limit != int(limit):
-            raise serializers.ValidationError({"limit": f"There are no fractions of {measure}."})
+        if attrs.get("window") not in (None, Budget.Window.ROLLING):
+            attrs.setdefault("rolling_s", None)
+        if attrs.get("mode") not in (None, Budget.Mode.THROTTLE):
+            attrs.setdefault("throttle_policy", "")
+            attrs.setdefault("throttle_rpm", None)
+        made = Budget(**{
+            field.name: attrs.get(field.name, getattr(held, field.name) if held else field.get_default())
+            for field in Budget._meta.concrete_fields
+        })  # fmt: skip
+        for name, fault in _faults(made):
+            raise serializers.ValidationError({name: fault})
         return attrs
 
     def to_representation(self, instance: Budget) -> dict[str, Any]:
         entry = entry_of(instance)
         window = entry.window_at(timezone.now().timestamp())
-        is_money = instance.measure in MONEY
-        used = left = None
+        used = over = left = None
         if self.may_see(instance):
-            unit = PICO if is_money else 1
-            count = spent(entry, window)
-            limit = int(instance.limit * unit)
-            used, left = (
-                amount_text(each) if is_money else str(each) for each in (count, max(limit - count, 0))
+            is_money = instance.measure in MONEY
+            count, carried = spent(entry, window), carry(entry, window)
+            limit = int(instance.limit * (PICO if is_money else 1))
+            used, over, left = (
+                amount_text(each) if is_money else str(each)
+                for each in (count, carried, max(limit + carried - count, 0))
             )
-        instance.spent, instance.remaining = used, left  # type: ignore[attr-defined]  # for this answer
+        instance.spent, instance.carried, instance.remaining = used, over, left  # type: ignore[attr-defined]
         instance.window_start = datetime.fromtimestamp(window.start, UTC)  # type: ignore[attr-defined]
-        instance.window_end = (  # type: ignore[attr-defined]
+        instance.window_end = (  # type: ignore[attr-defined]  # all for this answer alone
             None if window.end is None else datetime.fromtimestamp(window.end, UTC)
         )
-        return super().to_representation(instance)
+        shown = super().to_representation(instance)
+        if "currency" in shown:
+            shown["currency"] = currency_of(instance) if instance.measure in MONEY else None
+        return shown
 
     def may_see(self, budget: Budget) -> bool:
         principal = self.context["request"].user
         return budget.measure != Budget.Measure.COST or principal.can("cost:read", budget.tenant_id)
 
 
-class BudgetResource(Resource[Budget]):
-    """Budgets of the tenants the principal knows. One on cost takes the scope `cost:read` as well."""
+def _faults(budget: Budget) -> Iterator[tuple[str, Any]]:
+    """What is wrong with a budget as it would be: the field, and why."""
+    is_rolling, is_money = budget.window == Budget.Window.ROLLING, budget.measure in MONEY
+    key = budget.api_key
+    if key is not None and key.tenant_id != budget.tenant_id:
+        yield "scope", {"key": "The tenant has no such key."}
+    if budget.end_user and budget.tenant_id is None:
+        yield "scope", {"user": "A user is a tenant's: name the tenant."}
+    if not is_money and budget.limit != int(budget.limit):
+        yield "limit", f"There are no fractions of {budget.measure}."
+    if budget.limit * (MICRO if is_money else 1) > MAX_COUNT:
+        yield "limit", f"A limit may be {MAX_COUNT // (MICRO if is_money else 1)} at most."
+    if budget.currency and not is_money:
+        yield "currency", f"{budget.measure} have no currency."
+    if is_rolling and budget.rolling_s is None:
+        yield "rolling_s", "A rolling window needs its length."
+    if not is_rolling and budget.rolling_s is not None:
+        yield "rolling_s", "Only a rolling window has a length."
+    is_throttle = budget.mode == Budget.Mode.THROTTLE
+    if is_throttle and not budget.throttle_policy and budget.throttle_rpm is None:
+        yield "mode", "A throttle needs a throttle_policy or a throttle_rpm."
+    if not is_throttle and (budget.throttle_policy or budget.throttle_rpm is not None):
+        yield "throttle_policy" if budget.throttle_policy else "throttle_rpm", "Only a throttle has one."
+    carries = budget.carry_over != Budget.CarryOver.NONE
+    if carries and (is_rolling or budget.window == Budget.Window.TOTAL):
+        yield "carry_over", "Only calendar windows carry over."
+    for name in ("carry_max_percent", "carry_max_amount"):
+        if getattr(budget, name) is not None and budget.carry_over != Budget.CarryOver.UNUSED:
+            yield name, "Only what is carried over unused has a maximum."
+    is_operators_cost = budget.tenant_id is None and budget.measure == Budget.Measure.COST
+    if budget.include_overhead and not is_operators_cost:
+        yield "include_overhead", "Only the operator's budgets of cost count overhead."
 
-    queryset = Budget.objects.select_related("tenant")
+
+class BudgetResource(Resource[Budget]):
+    """Budgets of the tenants the principal knows; those without a tenant are the operator's alone. One on cost takes
+    the scope `cost:read` as well."""
+
+    queryset = Budget.objects.select_related("tenant", "plan")
     serializer_class = BudgetSerializer
     read_scope, write_scope = "budgets:read", "budgets:write"
     section = "billing"
@@ -347,27 +433,73 @@ class BudgetResource(Resource[Budget]):
         "feature": "feature",
         "model": "model",
         "user": "end_user",
+        "plan": "plan__slug",
+        "provider": "provider",
+        "tag": "tag",
         "measure": "measure",
+        "mode": "mode",
         "window": "window",
     }
 
     def picture(self, obj: Budget) -> dict[str, Any]:
         """Without what is spent, which is no part of the budget."""
-        moving = ("spent", "remaining", "window_start", "window_end")
+        moving = ("spent", "carried", "remaining", "window_start", "window_end")
         return {name: value for name, value in super().picture(obj).items() if name not in moving}
 
     def perform_create(self, serializer: serializers.BaseSerializer[Budget]) -> None:
         given = serializer.validated_data
-        self._check_cost(given, given["tenant"])
+        self._check_cost(given, given.get("tenant"))
         super().perform_create(serializer)
 
     def perform_update(self, serializer: serializers.BaseSerializer[Budget]) -> None:
         self._check_cost(serializer.validated_data, cast("Budget", serializer.instance).tenant)
         super().perform_update(serializer)
 
-    def _check_cost(self, given: Mapping[str, Any], tenant: Tenant) -> None:
+    def _check_cost(self, given: Mapping[str, Any], tenant: Tenant | None) -> None:
         if given.get("measure") == Budget.Measure.COST:
             self.require("cost:read", tenant)
+
+
+# ------------------------------------------------------------------ exchange rates
+
+
+class FxRateSerializer(StrictSerializer, serializers.ModelSerializer[FxRate]):
+    """One unit of `base` is `rate` units of `quote` on `day` (UTC). Frozen: a rate is never changed."""
+
+    base = serializers.RegexField(r"^[A-Z]{3}$")
+    quote = serializers.RegexField(r"^[A-Z]{3}$")
+    rate = serializers.DecimalField(max_digits=24, decimal_places=12, min_value=Decimal("0.000000000001"))
+
+    class Meta:
+        model = FxRate
+        fields = ("id", "base", "quote", "day", "rate", "source", "created_at")
+        read_only_fields = ("id", "created_at")
+        validators: ClassVar[list[Any]] = []  # a rate that is there already is a conflict
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Raises ValidationError for a rate of a currency to itself."""
+        if attrs["base"] == attrs["quote"]:
+            raise serializers.ValidationError({"quote": "A currency needs no rate to itself."})
+        return attrs
+
+
+class FxRateResource(Resource[FxRate]):
+    """Daily exchange rates, for operators: costs, prices and budgets in another currency are converted by them."""
+
+    queryset = FxRate.objects.all()
+    serializer_class = FxRateSerializer
+    read_scope, write_scope = "plans:read", "plans:write"
+    section = "billing"
+    http_method_names = ["get", "post", "head"]
+    filters: ClassVar = {"base": "base", "quote": "quote", "day": "day"}
+
+    def perform_create(self, serializer: serializers.BaseSerializer[FxRate]) -> None:
+        """Raises ApiError conflict for a pair that has its rate of the day."""
+        given = serializer.validated_data
+        pair = {name: given[name] for name in ("base", "quote", "day")}
+        if FxRate.objects.filter(**pair).exists():
+            raise ApiError("conflict", "This pair has its rate of the day, and rates stay.", param="day")
+        super().perform_create(serializer)
 
 
 # ------------------------------------------------------------------ query parameters

@@ -15,7 +15,8 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.api import MONEY, BudgetSerializer
+from billing.api import BudgetSerializer
+from billing.budgets.count import MONEY
 from billing.models import Budget, Plan
 from gateway import simulate
 from gateway.replay.api import WordingSerializer
@@ -75,14 +76,18 @@ class FeatureBudgetSerializer(BudgetSerializer):
     """The budget of a feature: as in /budgets/, its scope is the feature's tenant and slug."""
 
     class Meta(BudgetSerializer.Meta):
-        fields = (  # type: ignore[assignment]  # another length
+        fields = (
             "id", "name", "measure", "limit", "mode", "window", "anchor_day", "week_start", "thresholds",
             "is_enabled", "spent", "remaining", "window_start", "window_end",
         )  # fmt: skip
 
-    tenant = None  # type: ignore[assignment]  # DRF's way to drop a field
-    key = None  # type: ignore[assignment]
-    user = None  # type: ignore[assignment]
+    scope = None  # type: ignore[assignment]  # DRF's way to drop a field
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """What must go together is seen where the budget is known, in `_put_budget`."""
+        if "window" in attrs:
+            attrs["rolling_s"] = None
+        return attrs
 
 
 class FeatureSerializer(StrictSerializer, serializers.ModelSerializer[Feature]):

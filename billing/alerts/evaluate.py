@@ -140,7 +140,7 @@ def evaluate_forecasts(*, now: datetime) -> int:
 
 def _watched(basis: str, now: datetime, tenant_ids: Collection[UUID] | None) -> Iterator[_Watched]:
     """Enabled budgets with thresholds of their own (of actual use), and those that rules watch."""
-    whose = Q() if tenant_ids is None else Q(tenant_id__in=tenant_ids)
+    whose = Q() if tenant_ids is None else Q(tenant_id__in=tenant_ids) | Q(tenant=None)
     budgets = Budget.objects.filter(whose, is_enabled=True).select_related("tenant", "api_key").order_by("id")
     by_id: dict[UUID, tuple[BudgetEntry, Window]] = {}
 
@@ -201,12 +201,17 @@ def _projected(each: _Watched, used: int, now: datetime) -> tuple[int, str]:
     if line is None or end is None:
         raise AssertionError("asked for windows that may be forecast only")
     entry, zone = each.entry, ZoneInfo(each.entry.timezone)
-    if entry.end_user:  # reports know no end users
+    if entry.end_user or entry.tag or entry.plan_id or entry.rolling_s:  # reports know none of them
         return line, "straight line"
     today = now.astimezone(zone).date()
-    filters = {"key": entry.api_key_id, "feature": entry.feature, "model": entry.model}
+    filters = {
+        "key": entry.api_key_id,
+        "feature": entry.feature,
+        "model": entry.model,
+        "provider": entry.provider,
+    }
     found = report(
-        tenant_ids=frozenset({entry.tenant_id}),
+        tenant_ids=None if entry.tenant_id is None else frozenset({entry.tenant_id}),
         start=_midnight(today - timedelta(days=HISTORY_DAYS), zone),
         end=_midnight(today, zone),
         timezone=entry.timezone,
@@ -278,7 +283,7 @@ def _alarm_of(each: _Watched, threshold: Decimal, value: int, *, method: str = "
         budget=budget,
         basis=_Basis.FORECAST if method else _Basis.ACTUAL,
         limit=Decimal(each.limit) / each.unit,
-        currency=budget.tenant.currency if entry.measure in MONEY else "",
+        currency=entry.currency if entry.measure in MONEY else "",
         is_cost=entry.measure == "cost",
         facts=facts,
     )
@@ -286,7 +291,7 @@ def _alarm_of(each: _Watched, threshold: Decimal, value: int, *, method: str = "
 
 def _said(each: _Watched, value: int) -> str:
     if each.entry.measure in MONEY:
-        return money_text(Decimal(value) / PICO, each.budget.tenant.currency)
+        return money_text(Decimal(value) / PICO, each.entry.currency)
     return f"{value:,} {each.entry.measure}"
 
 
@@ -296,7 +301,7 @@ def _scope_of(scoped: Budget | AlertRule) -> list[tuple[str, str]]:
     if scoped.api_key is not None:
         found.append(("Key", scoped.api_key.name))
     for label, name in (("Feature", "feature"), ("Model", "model"), ("Provider", "provider"),
-                        ("End user", "end_user")):  # fmt: skip
+                        ("End user", "end_user"), ("Tag", "tag")):  # fmt: skip
         if getattr(scoped, name, ""):
             found.append((label, getattr(scoped, name)))
     return found

@@ -7,11 +7,15 @@ known here are not narrowed to.
 
 # ruff: noqa: S608 - the statement is put together from constants
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from django.db import connection
+from django.db.models import Max
 
+from billing.budgets.counters import ALL_TOKENS, spent
+from billing.models import FxRate
 from billing.snapshot import BudgetEntry, Window
 from billing.usage.partitions import LEDGER
 from billing.usage.rollups import FINAL_WEIGHT, IS_TENANTS, TOKENS
@@ -61,7 +65,7 @@ def _of_budgets(source: str, name: str, *, keys: Sequence[str]) -> str:
 
 _OF_HOURS = ("feature", "model")
 _OF_KEYS = ("api_key_id", "model")
-_FINAL_TOKENS = f"CASE WHEN is_final THEN {TOKENS} ELSE 0 END"
+_FINAL_TOKENS = f"CASE WHEN is_final THEN {ALL_TOKENS} ELSE 0 END"
 # All of a scope that the rollups do not know; of others, what their window's start cuts off an hour.
 _OF_CALLS = (
     f"SELECT b.position, {_MEASURED} AS total FROM b CROSS JOIN LATERAL ("
@@ -83,7 +87,17 @@ _STATEMENT = (
 
 
 def upper_bounds(asked: Sequence[tuple[BudgetEntry, Window]]) -> list[int]:
-    """For each budget and its running window, at least what it has used: pico-units, tokens or requests."""
+    """For each budget and its running window, at least what it has used: pico-units, tokens or requests.
+
+    The operator's budgets, which may span all tenants and count overhead, are asked for one by one.
+    """
+    of_tenants = [each for each in asked if each[0].tenant_id is not None]
+    bounds = iter(_of_tenants(of_tenants) if of_tenants else ())
+    return [spent(*each) if each[0].tenant_id is None else next(bounds) for each in asked]
+
+
+def _of_tenants(asked: Sequence[tuple[BudgetEntry, Window]]) -> list[int]:
+    dearest = dict(FxRate.objects.values_list("quote").annotate(rate=Max("rate")).order_by())
     columns: dict[str, list[object]] = {
         name: [getattr(entry, name) for entry, _ in asked]
         for name in ("tenant_id", "api_key_id", "feature", "model", "end_user", "measure")
@@ -94,12 +108,15 @@ def upper_bounds(asked: Sequence[tuple[BudgetEntry, Window]]) -> list[int]:
     columns["high"] = [_FOREVER if window.end is None else _instant(window.end) for _, window in asked]
     with connection.cursor() as cursor:
         cursor.execute(_STATEMENT, columns)
-        return [int(total) for (total,) in cursor.fetchall()]
+        totals = [int(total) for (total,) in cursor.fetchall()]
+    # Amounts of all currencies are in the sum: none of them is worth more than its dearest rate says.
+    factors = [math.ceil(max(1, dearest.get(entry.currency, 1))) for entry, _ in asked]
+    return [total * factor for total, factor in zip(totals, factors, strict=True)]
 
 
 def _source_of(entry: BudgetEntry) -> str:
     """The coarsest table that knows the budget's scope."""
-    if entry.end_user or (entry.api_key_id is not None and entry.feature):
+    if entry.measure == "tokens" or entry.end_user or (entry.api_key_id is not None and entry.feature):
         return "call"
     return "hour" if entry.api_key_id is None else "key"
 

@@ -5,24 +5,42 @@ to the window that contains the event's time.
 """
 
 from calendar import monthrange
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 HOUR = timedelta(hours=1)
+ROLLING_BUCKETS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """[start, end) in unix seconds; `end` None never ends. `id` names it among the budget's windows."""
+    """[start, end) in unix seconds; `end` None never ends. `id` names it among the budget's windows.
+
+    A rolling window is counted in buckets of `width_ms`; it starts with the bucket that its oldest instant lies
+    in, so it is up to one bucket longer than it must be, never shorter.
+    """
 
     start: float
     end: float | None
     id: str
+    width_ms: int = 0
+
+    @property
+    def floor(self) -> int:
+        """The number of a rolling window's oldest bucket."""
+        return round(self.start * 1000) // self.width_ms
+
+    def bucket_of(self, at_s: float) -> int:
+        """The number of the bucket that an instant lies in; -1 where there are none."""
+        return round(at_s * 1000) // self.width_ms if self.width_ms else -1
 
     def reset_text(self, timezone: str) -> str:
         """When the budget starts anew, in UTC and in its own zone, for people."""
+        if self.width_ms:
+            return "It frees up as older calls leave its rolling window."
         if self.end is None:
             return "It does not reset."
         utc = datetime.fromtimestamp(self.end, UTC)
@@ -44,6 +62,41 @@ def window_of(unit: str, timezone: str, at: datetime, *, anchor_day: int = 1, we
             first, last = _days(unit, last, anchor_day, week_start)
             start, end = end, _midnight(last, zone)
     return Window(start.timestamp(), end.timestamp(), f"{int(start.timestamp())}")
+
+
+def rolling_window(length_s: int, at_s: float) -> Window:
+    """The last `length_s` seconds before `at_s` (unix), in at least ROLLING_BUCKETS whole buckets."""
+    width_ms = length_s * 1000 // ROLLING_BUCKETS
+    floor = (round(at_s * 1000) - length_s * 1000) // width_ms
+    return Window(floor * width_ms / 1000, None, f"rolling-{length_s}", width_ms)
+
+
+class Windowed(Protocol):
+    """What has windows that follow each other."""
+
+    def window_at(self, now: float) -> Window: ...
+
+
+def window_before(entry: Windowed, window: Window) -> Window | None:
+    """The calendar window that ended where this one begins; None for windows without neighbours."""
+    return None if window.end is None else entry.window_at(window.start - 0.001)
+
+
+def carried(how: str, *, limit: int, spent: Sequence[int], cap: int | None = None) -> int:
+    """What the windows before this one (oldest first) leave to it.
+
+    `unused`: what the last one left of its own limit, at most `cap`. `debt`: minus what they overspent in all, each
+    window paying off what it has to spare.
+    """
+    if not spent:
+        return 0
+    if how == "unused":
+        left = max(0, limit - spent[-1])
+        return left if cap is None else min(left, cap)
+    debt = 0
+    for amount in spent:
+        debt = max(0, debt + amount - limit)
+    return -debt if how == "debt" else 0
 
 
 def _midnight(day: date, zone: ZoneInfo) -> datetime:

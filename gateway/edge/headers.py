@@ -4,7 +4,7 @@ import re
 
 from billing.rating.money import amount_text
 from gateway.pipeline.call import Call
-from gateway.state.limits import PICO_PER_MICRO
+from gateway.state.limits import PICO_PER_MICRO, Admission
 from gateway.state.process import Process
 from routing.types import Json
 from tenants.errors import ApiError
@@ -114,18 +114,37 @@ def _limits(call: Call) -> list[tuple[bytes, bytes]]:
             (b"x-ratelimit-remaining-" + name, b"%d" % max(0, remaining)),
             (b"x-ratelimit-reset-" + name, b"60s"),
         )
-    tightest: int | None = None
-    for budget, left in zip(admission.claim.budgets, admission.budget_remaining, strict=True):
-        if left is not None and budget.entry.measure in ("price", "cost"):
-            # Once the call is settled the hold is back, and what it really took is gone.
-            taken = -(-(call.price_pico or 0) // PICO_PER_MICRO) if call.is_recorded else budget.hold
-            rest = left + budget.hold - taken
-            tightest = rest if tightest is None else min(tightest, rest)
-    if tightest is not None:
+    for throttle in call.throttled:
+        headers.append((b"x-tollhouse-throttled", _safe(throttle.entry.shown_name())))
+    if (tightest := _tightest(call, admission)) is not None:
         headers.append(
             (b"x-tollhouse-budget-remaining", amount_text(max(0, tightest) * PICO_PER_MICRO).encode())
         )
     return headers
+
+
+def _tightest(call: Call, admission: Admission) -> int | None:
+    """What is left of the tenant's tightest budget in its own currency, in micro-units.
+
+    Costs are for those who may see them, and the operator's budgets for nobody.
+    """
+    caller = call.caller
+    if caller is None or not admission.claim.budgets:
+        return None
+    measures = ("price", "cost") if grants(caller.key.scopes, "cost:read") else ("price",)
+    rests = []
+    for budget, left in zip(admission.claim.budgets, admission.budget_remaining, strict=True):
+        entry = budget.entry
+        is_shown = entry.measure in measures and entry.tenant_id is not None
+        if left is None or not is_shown or entry.currency != caller.terms.currency:
+            continue
+        # Once the call is settled the hold is back, and what it really took is gone.
+        used = call.price_pico
+        if entry.measure == "cost":
+            used = sum(attempt.cost_pico or 0 for attempt in call.attempts)
+        taken = -(-(used or 0) // PICO_PER_MICRO) if call.is_recorded else budget.hold
+        rests.append(left + budget.hold - taken)
+    return min(rests, default=None)
 
 
 def _safe(text: str) -> bytes:

@@ -11,13 +11,14 @@ from gateway.pipeline.record import attempt_row
 from gateway.state.limits import (
     OPEN,
     PICO_PER_MICRO,
+    Admission,
     BudgetHold,
     BudgetUnseeded,
     Claim,
     EpochChanged,
+    WindowLimit,
     budget_key,
     limits_of,
-    measure_for,
 )
 from gateway.state.process import Process
 from gateway.state.redis import RedisUnavailable
@@ -33,19 +34,23 @@ LEASE_GRACE_MS = 60_000
 async def admit(call: Call, caller: Caller, ranked: Iterable[Ranked], process: Process) -> None:
     """Take every limit and open the call's durable record, before any byte goes upstream.
 
-    Raises ApiError: rate_limit_exceeded, concurrency_exceeded, budget_exceeded, budget_unavailable.
+    Raises ApiError: rate_limit_exceeded, concurrency_exceeded, budget_exceeded, budget_unavailable; Throttled where
+    a throttle is used up that has not done its work on this call yet (`call.throttled`).
     """
     targets = [each.target for each in ranked]
     windows, seats = limits_of(caller.key, caller.terms)
+    if call.throttled:
+        windows += tuple(_slowed(call))
     claim = Claim(
         windows=windows,
         seats=seats,
-        budgets=tuple(_holds(call, caller, targets, process)),
+        budgets=tuple(holds(call, caller, targets, process)),
         tokens=_expected_tokens(call, targets[0], process) if windows else 0,
         lease_ms=int(call.timeout_s * 1000) + LEASE_GRACE_MS,
     )
     if call.output_limit is None and any(
-        budget.hold and budget.entry.measure != "requests" for budget in claim.budgets
+        budget.hold and budget.entry.measure != "requests" and budget.entry.mode == "hard"
+        for budget in claim.budgets
     ):
         call.output_cap = max(output_per_choice(call, target) for target in targets)
     record = open_record(call, caller, targets[0], claim, process.worker)
@@ -55,7 +60,7 @@ async def admit(call: Call, caller: Caller, ranked: Iterable[Ranked], process: P
         except EpochChanged:
             await process.reassert()
         except BudgetUnseeded as missing:
-            await process.seed_budget(missing.hold)
+            await process.seed_budgets(missing.holds)
         except asyncio.CancelledError:
             process.settle(call.id_text, process.limits.void(call.id_text, claim))
             raise
@@ -69,10 +74,26 @@ async def admit(call: Call, caller: Caller, ranked: Iterable[Ranked], process: P
             # Only now: a refused call in the journal would be booked, and release what it never held, if we died.
             process.journal.opened(call.id_text, record)
             process.live[call.id_text] = (record, call.admission)
+            if None in call.admission.budget_remaining:
+                _seed_later(call.admission, process)
             return
     raise ApiError(
         "budget_unavailable", "The budget's counter is being rebuilt from the ledger.", retry_after_s=1
     )
+
+
+def _seed_later(admission: Admission, process: Process) -> None:
+    """Counters of soft budgets and throttles come into being beside the calls, which do not wait for them."""
+    for budget, left in zip(admission.claim.budgets, admission.budget_remaining, strict=True):
+        if left is None:
+            process.seeding_of(budget)
+
+
+def _slowed(call: Call) -> Iterable[WindowLimit]:
+    """The rates of the throttles that are used up and know no other way."""
+    for throttle in call.throttled:
+        if throttle.rpm is not None:
+            yield WindowLimit(f"th:rpm:b:{throttle.entry.id}", throttle.rpm, "requests")
 
 
 def reopen(call: Call, target: Target, process: Process) -> None:
@@ -131,9 +152,8 @@ def open_record(call: Call, caller: Caller, target: Target, claim: Claim, worker
             "worst_cost_pico": _worst_cost(call, target),
             "earlier": [attempt_row(attempt, call) for attempt in call.attempts],
             "seats": [seat.key for seat in claim.seats],
-            "budgets": [
-                (budget.key, budget.hold, measure_for(budget.entry, target.model)) for budget in claim.budgets
-            ],
+            "budgets": [budget.as_wire for budget in claim.budgets],
+            "tags": call.tags,
         }
     )
 
@@ -150,46 +170,79 @@ def _expected_tokens(call: Call, target: Target, process: Process) -> int:
     return process.telemetry.input_tokens_in(call.input_bytes, target.endpoint_id) + expected_output(call)
 
 
-def _holds(call: Call, caller: Caller, targets: list[Target], process: Process) -> Iterable[BudgetHold]:
-    budgets = process.snapshot.billing.budgets.get(caller.tenant.id, ())
-    for entry in budgets:
-        if any(
-            entry.matches(
-                api_key_id=caller.key.id, feature=call.feature, model=target.model, end_user=call.end_user
-            )
-            for target in targets
+def holds(call: Call, caller: Caller, targets: list[Target], process: Process) -> Iterable[BudgetHold]:
+    """What the call may take at most from each budget that any of its targets counts against."""
+    is_overhead = call.kind != "usage"
+    for entry in process.snapshot.billing.budgets_of(caller.tenant.id):
+        if is_overhead and not entry.include_overhead:
+            continue
+        if not entry.matches(
+            api_key_id=caller.key.id,
+            feature=call.feature,
+            end_user=call.end_user,
+            plan_id=caller.terms.plan_id,
+            tags=call.tags,
         ):
+            continue
+        counted = entry.counted
+        covered = [
+            target
+            for target in targets
+            if counted.covers(model=target.model, provider=target.provider, is_byok=target.is_own)
+        ]
+        if covered:
             window = entry.window_at(call.occurred_at)
-            hold = _hold(entry, call, caller, targets) if entry.mode == "hard" else 0
-            yield BudgetHold(budget_key(entry, window), entry, window, hold)
+            yield BudgetHold(
+                budget_key(entry, window),
+                entry,
+                window,
+                _hold(entry, call, caller, covered, process) if entry.mode != "soft" else 0,
+                window.bucket_of(call.occurred_at),
+                any(throttle.entry.id == entry.id for throttle in call.throttled),
+            )
 
 
-def _hold(entry: BudgetEntry, call: Call, caller: Caller, targets: list[Target]) -> int:
-    """The most this call can take from the budget, whichever of its targets serves it."""
+def _hold(entry: BudgetEntry, call: Call, caller: Caller, targets: list[Target], process: Process) -> int:
+    """The most this call can take from the budget, whichever of its targets serves it.
+
+    Raises ApiError model_unpriced where a hard budget cannot tell; a throttle holds nothing then.
+    """
     match entry.measure:
         case "requests":
             return 1
         case "tokens":
             return call.input_bytes + max(output_ceiling(call, target) for target in targets)
-    worst = 0
-    for target in targets:
-        cost = _worst_cost(call, target)
-        amount: int | None = cost
-        if entry.measure == "price":
-            amount = caller.terms.pricing.hold_of(
-                worst_cost_pico=cost,
-                units_bound={"input": call.input_bytes, "output": output_ceiling(call, target)},
-                model=target.model,
-                cost_currency=target.rates.currency,
-                is_byok=target.is_own,
-                at_s=call.occurred_at,
-            )
-        if amount is None:
-            raise ApiError(
-                "model_unpriced", f"{target.model} has no price, and a hard budget applies to this call."
-            )
-        worst = max(worst, amount)
-    return -(-worst // PICO_PER_MICRO)
+    amounts = [_worst_amount(entry, call, caller, target, process) for target in targets]
+    known = [amount for amount in amounts if amount is not None]
+    if len(known) < len(amounts) and entry.mode == "hard":
+        model = targets[amounts.index(None)].model
+        raise ApiError(
+            "model_unpriced",
+            f"{model} has no price in {entry.currency}, and a hard budget applies to this call.",
+        )
+    return -(-max(known, default=0) // PICO_PER_MICRO)
+
+
+def _worst_amount(
+    entry: BudgetEntry, call: Call, caller: Caller, target: Target, process: Process
+) -> int | None:
+    """A bound in pico-units of the budget's currency; None where there is no price or no rate."""
+    cost, currency = _worst_cost(call, target), target.rates.currency
+    amount: int | None = cost
+    if entry.measure == "price":
+        currency = caller.terms.currency
+        amount = caller.terms.pricing.hold_of(
+            worst_cost_pico=cost,
+            units_bound={"input": call.input_bytes, "output": output_ceiling(call, target)},
+            model=target.model,
+            cost_currency=target.rates.currency,
+            is_byok=target.is_own,
+            at_s=call.occurred_at,
+        )
+    if amount is None or currency == entry.currency:
+        return amount
+    rate = process.snapshot.billing.fx.rate_at(currency, entry.currency, call.occurred_at)
+    return None if rate is None else -(-amount * rate.numerator // rate.denominator)
 
 
 def _worst_cost(call: Call, target: Target) -> int | None:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from billing.snapshot import Terms
+from billing.snapshot import BudgetEntry, Terms
 from billing.usage.records import Kind
 from gateway.pipeline.course import Course
 from gateway.state.limits import Admission
@@ -56,6 +56,14 @@ class Caller:
     terms: Terms
 
 
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """A budget that is used up, and what became of the call: another way, or (no more than) a rate."""
+
+    entry: BudgetEntry
+    rpm: int | None  # requests per minute of all calls it slows; None where the call goes another way
+
+
 @dataclass(slots=True)
 class Call:
     """A checked request. The edge makes it; the pipeline fills in the lower half."""
@@ -86,6 +94,7 @@ class Call:
     plan: RoutePlan | None = None
     course: Course | None = None  # what may still be tried
     admission: Admission | None = None
+    throttled: list[Throttle] = field(default_factory=list)
     output_cap: int | None = None  # output tokens a hard budget has reserved, where the caller set no limit
     attempts: list[Attempt] = field(default_factory=list)
     price_pico: int | None = 0

@@ -12,6 +12,8 @@ from uuid import UUID
 
 import orjson
 
+from billing.budgets.count import OTHER_TOKENS, AttemptAmounts
+from billing.rating.fx import FxTable
 from billing.usage.records import Kind, UsageRecord
 from gateway.experiments.samples import SampleEntry, sample_of
 from gateway.logs.ingest import LogEntry
@@ -68,11 +70,8 @@ def record(call: Call, process: Process) -> None:
     meter(call, call.caller)
     payload = encode(call, call.caller)
     process.journal.closed(call.id_text, payload)
-    model = call.attempts[-1].target.model if call.attempts else ""
-    process.settle(
-        call.id_text,
-        process.limits.settle(call.id_text, payload, call.admission, spent_by(call), model=model),
-    )
+    spent = spent_by(call, call.caller, process.snapshot.billing.fx)
+    process.settle(call.id_text, process.limits.settle(call.id_text, payload, call.admission, spent))
     counted = "requests" if call.kind == "usage" else call.kind
     process.telemetry.counters[f"{counted}:{call.operation}:{call.status}"] += 1
     if call.kind == "usage" and call.feature and call.status != CLIENT_LEFT:
@@ -90,7 +89,7 @@ def promised(call: Call, caller: Caller, process: Process) -> None:
             feature.key,
             ok=call.status < OUR_FAULT,
             latency_ms=(call.ended_s - call.started_s) * 1000,
-            cost_pico=spent_by(call).cost_pico,
+            cost_pico=sum(attempt.cost_pico or 0 for attempt in call.attempts),
         )
 
 
@@ -110,13 +109,59 @@ def observe(call: Call, attempt: Attempt, process: Process) -> None:
         )
 
 
-def spent_by(call: Call) -> Spent:
+def spent_by(call: Call, caller: Caller, fx: FxTable) -> Spent:
+    """What the call took from the limits it was admitted under."""
     last = call.attempts[-1].usage if call.attempts else None
-    return Spent(
-        tokens=last.input_tokens + last.output_tokens if last else 0,
-        price_pico=call.price_pico or 0,
-        cost_pico=sum(attempt.cost_pico or 0 for attempt in call.attempts),
+    tokens = _tokens(last)
+    if call.admission is None or not call.admission.claim.budgets:
+        return Spent(tokens)
+    attempts = [
+        AttemptAmounts(
+            model=attempt.target.model,
+            provider=attempt.target.provider,
+            is_byok=attempt.target.is_own,
+            is_final=attempt is call.attempts[-1] and call.kind == "usage",
+            is_failed=_is_failed(call.kind, attempt.status, is_final=attempt is call.attempts[-1]),
+            tokens=_tokens(attempt.usage),
+            price_pico=call.price_pico if attempt is call.attempts[-1] else 0,
+            price_currency=caller.terms.currency,
+            cost_pico=attempt.cost_pico,
+            cost_currency=attempt.target.rates.currency,
+        )
+        for attempt in call.attempts
+    ]
+    return Spent(tokens, attempts, fx, call.occurred_at)
+
+
+def amounts_of_row(row: UsageRecord) -> AttemptAmounts:
+    """The same of an attempt that only its record tells of."""
+    other = row.other_units or {}
+    return AttemptAmounts(
+        model=row.model,
+        provider=row.provider,
+        is_byok=row.is_byok,
+        is_final=row.is_final,
+        is_failed=_is_failed(row.kind, row.status, is_final=row.is_final),
+        tokens=row.input_tokens
+        + row.cache_read_tokens
+        + row.cache_write_tokens
+        + row.output_tokens
+        + row.reasoning_tokens
+        + sum(other.get(name, 0) for name in OTHER_TOKENS),
+        price_pico=row.price_pico,
+        price_currency=row.price_currency,
+        cost_pico=row.cost_pico,
+        cost_currency=row.cost_currency,
     )
+
+
+def _is_failed(kind: Kind, status: str, *, is_final: bool) -> bool:
+    """Whether an attempt did not serve the caller; see `budgets.counters`, which asks the ledger the same."""
+    return kind == "usage" and not (is_final and status not in ("error", "unknown"))
+
+
+def _tokens(usage: Usage | None) -> int:
+    return usage.input_tokens + usage.output_tokens if usage else 0
 
 
 # ------------------------------------------------------------------ the wire form
@@ -246,7 +291,8 @@ def encode_unknown(id_text: str, opened: Mapping[str, Any]) -> bytes:
         None,
         opened.get("is_own", False),
     )
-    log: tuple[Any, ...] = (500, "internal_error", "The worker died during the call.", "", "", {}, 0, {})
+    tags = opened.get("tags", {})
+    log: tuple[Any, ...] = (500, "internal_error", "The worker died during the call.", "", "", tags, 0, {})
     rows = [*opened.get("earlier", ()), attempt]
     return orjson.dumps((VERSION, id_text, shared, rows, log, opened.get("sample")))
 
@@ -273,7 +319,7 @@ def decode(payload: bytes) -> Closed:
     occurred_at = instant_of(request_id)
     *known, kind, _, _ = shared
     rows = [
-        _ledger_row(request_id, occurred_at, known, kind, row, is_last=number == len(attempts))
+        _ledger_row(request_id, occurred_at, known, kind, row, log[5], is_last=number == len(attempts))
         for number, row in enumerate(attempts, 1)
     ]
     if kind == "usage":
@@ -290,6 +336,7 @@ def _ledger_row(
     known: Sequence[Any],
     kind: Kind,
     row: Sequence[Any],
+    tags: Mapping[str, str],
     *,
     is_last: bool,
 ) -> UsageRecord:
@@ -346,6 +393,7 @@ def _ledger_row(
         cost_components=components,
         latency_ms=latency_ms,
         first_byte_ms=first_byte_ms,
+        tags=tags or None,
     )
 
 

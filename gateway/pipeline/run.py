@@ -1,22 +1,28 @@
 """One call's life, as one straight line. The order of the steps is a guarantee (docs/adr/0005)."""
 
 import asyncio
+import logging
 import time
 
+from billing.snapshot import BudgetEntry
 from gateway.pipeline import shadow
 from gateway.pipeline.admit import admit, expected_output
 from gateway.pipeline.attempt import StreamAnswer, WholeAnswer
 from gateway.pipeline.authenticate import UnknownKey, authenticate, permit
-from gateway.pipeline.call import Call, Caller
+from gateway.pipeline.call import Call, Caller, Throttle
 from gateway.pipeline.execute import execute
 from gateway.pipeline.record import observe, record
 from gateway.pipeline.relay import CLIENT_LEFT
+from gateway.state.limits import Throttled
 from gateway.state.process import Process
 from gateway.state.snapshot import allowed_models
+from routing.policies.names import POLICY_PREFIX
 from routing.policies.plan import PlanRequest, plan
 from routing.policies.split import added_bytes
 from routing.types import Operation, RoutePlan
 from tenants.errors import ApiError, shutting_down
+
+logger = logging.getLogger(__name__)
 
 
 async def identify(headers: dict[str, str], client_ip: str, process: Process) -> Caller:
@@ -34,10 +40,17 @@ async def run(call: Call, caller: Caller, process: Process) -> WholeAnswer | Str
     call.caller = caller
     permit(caller, call.operation)
     call.plan = choose(call, caller, process)
+    asked = call.input_bytes, call.output_limit
     enrol(call)
+    while True:
+        try:
+            await admit(call, caller, call.plan.targets, process)
+        except Throttled as used_up:
+            throttle(call, caller, used_up.hold.entry, asked, process)
+        else:
+            break
     if call.plan.mirror is not None:
         shadow.prepare(call, process)
-    await admit(call, caller, call.plan.targets, process)
     try:
         answer = await execute(call, call.plan, process)
     except ApiError as error:
@@ -59,12 +72,33 @@ async def run(call: Call, caller: Caller, process: Process) -> WholeAnswer | Str
     return answer
 
 
-def choose(call: Call, caller: Caller, process: Process) -> RoutePlan:
-    """Step two: the targets to try, in order, and the reasons."""
+def throttle(
+    call: Call, caller: Caller, entry: BudgetEntry, asked: tuple[int, int | None], process: Process
+) -> None:
+    """The budget is used up: the call goes by its policy, else no faster than its rate. Never refuses.
+
+    `asked` are the call's size and ceiling before an experiment changed them.
+    """
+    rpm = entry.throttle_rpm
+    if entry.throttle_policy:
+        try:
+            chosen = choose(call, caller, process, model=POLICY_PREFIX + entry.throttle_policy)
+        except ApiError as error:  # the policy has nothing for this call: it goes on as it would have
+            logger.warning("throttle %s: %s", entry.id, error.message)
+        else:
+            call.plan, rpm = chosen, None
+            call.input_bytes, call.output_limit = asked
+            call.output_cap = None
+            enrol(call)
+    call.throttled.append(Throttle(entry, rpm))
+
+
+def choose(call: Call, caller: Caller, process: Process, *, model: str | None = None) -> RoutePlan:
+    """Step two: the targets to try, in order, and the reasons. `model` takes the place of the one asked for."""
     snapshot = process.snapshot
     return plan(
         PlanRequest(
-            model=call.request_model,
+            model=model or call.request_model,
             operation=call.operation,
             tenant_id=caller.tenant.id,
             regions=caller.tenant.regions,

@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any
 
 from gateway.pipeline import scoring
-from gateway.pipeline.admit import open_record
+from gateway.pipeline.admit import holds, open_record
 from gateway.pipeline.attempt import WholeAnswer
 from gateway.pipeline.call import Call, Caller
 from gateway.pipeline.execute import execute
 from gateway.pipeline.record import observe, record
-from gateway.state.limits import Claim, EpochChanged
+from gateway.state.limits import BudgetUnseeded, Claim, EpochChanged, Throttled
 from gateway.state.process import Process
 from gateway.state.redis import RedisUnavailable
 from routing.policies.split import applied
@@ -120,6 +120,7 @@ def _own_call(call: Call, caller: Caller, target: Target, body: Json, *, kind: s
         ),
         course=None,
         admission=None,
+        throttled=[],
         output_cap=None,
         attempts=[],
         price_pico=0,
@@ -145,14 +146,25 @@ def _body_sent(call: Call) -> Json:
 
 
 async def _open(call: Call, caller: Caller, target: Target, process: Process) -> bool:
-    """Open the durable record before any byte goes upstream. False: it cannot be opened, so nothing is sent."""
-    claim = Claim(windows=(), seats=(), budgets=(), tokens=0, lease_ms=LEASE_MS)
+    """Open the durable record before any byte goes upstream. False: it cannot be opened, so nothing is sent.
+
+    Only the operator's budgets that count overhead have a say.
+    """
+    try:
+        budgets = tuple(holds(call, caller, [target], process))
+    except ApiError:  # unpriced under a hard budget
+        return False
+    claim = Claim(windows=(), seats=(), budgets=budgets, tokens=0, lease_ms=LEASE_MS)
     opened = open_record(call, caller, target, claim, process.worker)
     for _ in range(2):
         try:
             call.admission = await process.limits.admit(call.id_text, opened, claim)
         except EpochChanged:
             await process.reassert()
+        except BudgetUnseeded as missing:
+            await process.seed_budgets(missing.holds)
+        except (ApiError, Throttled):
+            return False  # the overhead's budget is used up
         except asyncio.CancelledError:
             process.settle(call.id_text, process.limits.void(call.id_text, claim))
             raise

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from billing.snapshot import BudgetEntry, Terms, Window
+from billing.budgets.count import MONEY, NOTHING, AttemptAmounts, Counted, taken
+from billing.budgets.evaluate import Window
+from billing.rating.fx import NO_RATES, FxTable
+from billing.snapshot import BudgetEntry, Terms
 from gateway.state.redis import RedisPipe, Script
 from tenants.errors import ApiError
 from tenants.snapshot import KeyEntry
@@ -18,8 +21,7 @@ from tenants.snapshot import KeyEntry
 SCRIPTS = Path(__file__).parent / "scripts"
 OPEN, EPOCH, STREAM = "th:open", "th:epoch", "th:usage"
 PICO_PER_MICRO = 1_000_000
-NOTHING = "nothing"
-"""In place of a measure: the hold is given back and nothing is counted."""
+MODES = {"soft": 0, "hard": 1, "throttle": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,23 @@ class SeatLimit:
 
 @dataclass(frozen=True, slots=True)
 class BudgetHold:
-    """What one call may take from one budget at most, in the budget's unit (micro for money)."""
+    """What one call may take from one budget at most, in the budget's unit (micro for money).
+
+    `bucket` is the call's in a rolling window, else -1. `is_lenient`: a throttle that has done its work on this
+    call, which now refuses nothing.
+    """
 
     key: str
     entry: BudgetEntry
     window: Window
     hold: int
+    bucket: int = -1
+    is_lenient: bool = False
+
+    @property
+    def as_wire(self) -> tuple[Any, ...]:
+        """For the open record; `seed_begin.lua` and the reaper read it."""
+        return (self.key, self.hold, self.bucket, self.entry.counted.as_wire())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +85,12 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a call really took."""
+    """What a call really took: tokens for the rate limits, its attempts for the budgets."""
 
     tokens: int
-    price_pico: int
-    cost_pico: int
+    attempts: Sequence[AttemptAmounts] = ()
+    fx: FxTable = NO_RATES
+    at_s: float = 0.0
 
 
 class EpochChanged(Exception):
@@ -84,7 +98,15 @@ class EpochChanged(Exception):
 
 
 class BudgetUnseeded(Exception):
-    """A hard budget's counter must be rebuilt from the ledger before it may admit anything."""
+    """Hard budgets' counters must be rebuilt from the ledger before they may admit anything."""
+
+    def __init__(self, holds: Sequence[BudgetHold]) -> None:
+        super().__init__(", ".join(hold.key for hold in holds))
+        self.holds = holds
+
+
+class Throttled(Exception):
+    """A throttle is used up: the call must go another way, or slower."""
 
     def __init__(self, hold: BudgetHold) -> None:
         super().__init__(hold.key)
@@ -122,10 +144,10 @@ def settlement(
     *,
     windows: Sequence[tuple[str, int, int]] = (),
     seats: Sequence[str],
-    budgets: Sequence[tuple[str, int, str]],
+    budgets: Sequence[tuple[str, int, int, Counted]],
     spent: Spent,
 ) -> Settlement:
-    """`windows`: (key, second of admission, correction); `budgets`: (key, hold, measure)."""
+    """`windows`: (key, second of admission, correction); `budgets`: (key, hold, bucket, what counts)."""
     keys = [OPEN, STREAM]
     args: list[Any] = [request_id, record, len(windows)]
     for key, second, correction in windows:
@@ -134,30 +156,12 @@ def settlement(
     args.append(len(seats))
     keys += seats
     args.append(len(budgets))
-    for key, hold, measure in budgets:
+    for key, hold, bucket, counted in budgets:
         keys.append(key)
-        args += (hold, *_taken(measure, spent))
+        amount = taken(counted, spent.attempts, fx=spent.fx, at_s=spent.at_s)
+        whole, rest = divmod(amount, PICO_PER_MICRO) if counted.measure in MONEY else (amount, 0)
+        args += (hold, "" if bucket < 0 else bucket, whole, rest)
     return Settlement(keys, args)
-
-
-def measure_for(entry: BudgetEntry, model: str) -> str:
-    """What a budget counts of a call; one for another model than the one that served it counts nothing."""
-    return NOTHING if entry.model and entry.model != model else entry.measure
-
-
-def _taken(measure: str, spent: Spent) -> tuple[int, int]:
-    """(whole units, pico rest) that the call adds to a budget's counter."""
-    match measure:
-        case "price":
-            return divmod(spent.price_pico, PICO_PER_MICRO)
-        case "cost":
-            return divmod(spent.cost_pico, PICO_PER_MICRO)
-        case "tokens":
-            return spent.tokens, 0
-        case "requests":
-            return 1, 0
-        case _:
-            return 0, 0
 
 
 class Limits:
@@ -173,7 +177,7 @@ class Limits:
         """Take the whole claim and open the record, or raise what stands in its way.
 
         ApiError rate_limit_exceeded, concurrency_exceeded, budget_exceeded; EpochChanged; BudgetUnseeded;
-        RedisUnavailable.
+        Throttled; RedisUnavailable.
         """
         keys = [OPEN, EPOCH]
         args: list[Any] = [self.epoch, request_id, claim.lease_ms, record, len(claim.windows)]
@@ -187,17 +191,20 @@ class Limits:
         args.append(len(claim.budgets))
         for budget in claim.budgets:
             keys.append(budget.key)
-            args += (budget.entry.limit, budget.hold, 1 if budget.entry.mode == "hard" else 0)
+            args += (
+                budget.entry.limit,
+                budget.hold,
+                0 if budget.is_lenient else MODES[budget.entry.mode],
+                budget.window.floor if budget.bucket >= 0 else "",
+            )
         reply = await self._pipe.script(self._admit, keys, args)
         if reply[0] != b"ok":
             raise _refusal(reply, claim)
         seam = 2 + len(claim.windows)
         return Admission(claim, reply[1], tuple(reply[2:seam]), tuple(reply[seam:]))
 
-    def settle(
-        self, request_id: str, record: bytes, admission: Admission, spent: Spent, *, model: str
-    ) -> Settlement:
-        """What closes the call that `model` served: `send` it, and again if no answer came."""
+    def settle(self, request_id: str, record: bytes, admission: Admission, spent: Spent) -> Settlement:
+        """What closes the call: `send` it, and again if no answer came."""
         claim = admission.claim
         return settlement(
             request_id,
@@ -208,7 +215,9 @@ class Limits:
                 if window.measure == "tokens"
             ],
             seats=[seat.key for seat in claim.seats],
-            budgets=[(budget.key, budget.hold, measure_for(budget.entry, model)) for budget in claim.budgets],
+            budgets=[
+                (budget.key, budget.hold, budget.bucket, budget.entry.counted) for budget in claim.budgets
+            ],
             spent=spent,
         )
 
@@ -218,8 +227,8 @@ class Limits:
             request_id,
             b"",
             seats=[seat.key for seat in claim.seats],
-            budgets=[(budget.key, budget.hold, NOTHING) for budget in claim.budgets],
-            spent=Spent(0, 0, 0),
+            budgets=[(budget.key, budget.hold, budget.bucket, Counted(NOTHING)) for budget in claim.budgets],
+            spent=Spent(0),
         )
 
     def send(self, settlement: Settlement) -> asyncio.Future[Any]:
@@ -231,7 +240,9 @@ def _refusal(reply: Sequence[Any], claim: Claim) -> Exception:
         case b"epoch":
             return EpochChanged()
         case b"unseeded":
-            return BudgetUnseeded(claim.budgets[reply[1] - 1])
+            return BudgetUnseeded([claim.budgets[number - 1] for number in reply[1:]])
+        case b"throttle":
+            return Throttled(claim.budgets[reply[1] - 1])
         case b"window":
             window = claim.windows[reply[1] - 1]
             return ApiError(
@@ -247,7 +258,12 @@ def _refusal(reply: Sequence[Any], claim: Claim) -> Exception:
 
 
 def budget_exceeded(budget: BudgetHold) -> ApiError:
-    """402, naming the budget and when it resets (in UTC and in its own zone)."""
+    """402, naming the budget (an operator's by its id) and when it resets (in UTC and in its own zone)."""
     entry, window = budget.entry, budget.window
-    name = f"“{entry.name}”" if entry.name else f"of {entry.measure} per {entry.window}"
+    if entry.tenant_id is None:
+        name = f"{entry.id} of the operator"
+    elif entry.name:
+        name = f"“{entry.name}”"
+    else:
+        name = f"of {entry.measure} per {f'{entry.rolling_s} s' if entry.rolling_s else entry.window}"
     return ApiError("budget_exceeded", f"The budget {name} is used up. {window.reset_text(entry.timezone)}")

@@ -11,10 +11,11 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+import orjson
 import redis.asyncio as redis_async
 from django.conf import settings
 from django.db import close_old_connections, connections
@@ -24,9 +25,18 @@ from gateway.state.clients import HttpClient
 from gateway.state.egress import guarded
 from gateway.state.health import HealthTracker
 from gateway.state.journal import Journal
-from gateway.state.limits import EPOCH, OPEN, STREAM, Admission, BudgetHold, Limits, Settlement
+from gateway.state.limits import (
+    EPOCH,
+    OPEN,
+    SCRIPTS,
+    STREAM,
+    Admission,
+    BudgetHold,
+    Limits,
+    Settlement,
+)
 from gateway.state.pace import Pace
-from gateway.state.redis import RedisPipe, RedisReplyError, RedisUnavailable
+from gateway.state.redis import RedisPipe, RedisReplyError, RedisUnavailable, Script
 from gateway.state.retries import HedgeBudget, RetryBudget
 from gateway.state.sandbox import SandboxClient
 from gateway.state.shadows import Shadows
@@ -45,6 +55,8 @@ STOP_WAIT_S: Final = 5.0
 WORKER_KEY: Final = "th:worker:{}"
 METRICS: Final = "th:metrics"
 EPOCH_AT: Final = "th:epoch_at"
+EPOCH_OF: Final = "th:epoch_of"
+SEEDERS: Final = 2
 
 
 class Process:
@@ -69,6 +81,10 @@ class Process:
         self.live: dict[str, tuple[bytes, Admission]] = {}
         self.shadows = Shadows()
         self.unsettled: dict[str, Settlement] = {}
+        self._closing: dict[str, bytes] = {}  # open records of calls whose settlement is not answered yet
+        self._known_epoch = ""
+        self._connects = 0
+        self._name_epoch = Script((SCRIPTS / "epoch.lua").read_text())
         self.is_draining = False
         self.random = random.Random().random  # noqa: S311 - draws for routing, not secrets
         self.allow_unpriced: bool = settings.TOLLHOUSE_ALLOW_UNPRICED
@@ -76,6 +92,7 @@ class Process:
         self.max_in_flight: int = settings.TOLLHOUSE_MAX_IN_FLIGHT
         self.request_timeout_s: float = settings.TOLLHOUSE_REQUEST_TIMEOUT_S
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
+        self._seeders = ThreadPoolExecutor(SEEDERS, thread_name_prefix="seeder")
         self._background: set[asyncio.Future[Any]] = set()
         self._settling: set[asyncio.Future[Any]] = set()
         self._seeding: dict[str, asyncio.Task[None]] = {}
@@ -90,6 +107,7 @@ class Process:
     async def start(self) -> None:
         """Load the configuration, connect, and take up the beat. Raises what makes a start impossible."""
         self.snapshot = await self.in_database(snapshot.load)
+        self.pipe.on_connect(self._connected)
         await self.pipe.start()
         await self.reassert()
         await self._beat()
@@ -121,6 +139,7 @@ class Process:
         await self.guarded.aclose()
         await self.in_database(connections.close_all)  # in its own thread, while there is one
         self._database.shutdown()
+        self._seeders.shutdown()
 
     # ------------------------------------------------------------------ what calls need
 
@@ -129,7 +148,9 @@ class Process:
 
     def settle(self, request_id: str, settlement: Settlement) -> None:
         """Close a call in Redis without waiting; what fails is sent again until it is answered."""
-        self.live.pop(request_id, None)
+        held = self.live.pop(request_id, None)
+        if held is not None:
+            self._closing[request_id] = held[0]
         sent = self.limits.send(settlement)
         self._settling.add(sent)
 
@@ -137,6 +158,8 @@ class Process:
             self._settling.discard(reply)
             if reply.cancelled() or reply.exception() is not None:
                 self.unsettled[request_id] = settlement
+            else:
+                self._closing.pop(request_id, None)
 
         sent.add_done_callback(answered)
 
@@ -152,14 +175,18 @@ class Process:
             self._asserting = asyncio.ensure_future(self._reassert())
         await asyncio.shield(self._asserting)
 
-    async def seed_budget(self, hold: BudgetHold) -> None:
-        """Rebuild one budget's counter from the ledger; waits SEED_WAIT_S at most."""
+    async def seed_budgets(self, holds: Iterable[BudgetHold]) -> None:
+        """Rebuild these counters from the ledger; waits SEED_WAIT_S at most."""
+        await asyncio.wait([self.seeding_of(hold) for hold in holds], timeout=SEED_WAIT_S)
+
+    def seeding_of(self, hold: BudgetHold) -> "asyncio.Task[None]":
+        """The work that rebuilds a counter, begun unless it is under way."""
         task = self._seeding.get(hold.key)
         if task is None:
-            task = asyncio.ensure_future(self.in_database(budgets.rebuild, hold.entry, hold.window))
+            task = asyncio.ensure_future(self._seed(hold))
             self._seeding[hold.key] = task
             task.add_done_callback(lambda done: self._seeded(hold.key, done))
-        await asyncio.wait((task,), timeout=SEED_WAIT_S)
+        return task
 
     def in_background(self, work: asyncio.Future[Any]) -> None:
         """Keep a reference until it ends, and say if it ends badly."""
@@ -176,6 +203,20 @@ class Process:
         return await asyncio.get_running_loop().run_in_executor(self._database, run)
 
     # ------------------------------------------------------------------ behind the scenes
+
+    async def _seed(self, hold: BudgetHold) -> None:
+        def run() -> None:
+            try:
+                budgets.rebuild(hold.entry, hold.window)
+            finally:
+                connections.close_all()
+
+        await asyncio.get_running_loop().run_in_executor(self._seeders, run)
+
+    async def _connected(self, _: RedisPipe) -> None:
+        """Another connection may lead to another memory: nothing is admitted until `reassert` has looked."""
+        self._connects += 1
+        self.limits.epoch = ""
 
     def _seeded(self, key: str, done: "asyncio.Future[None]") -> None:
         self._seeding.pop(key, None)
@@ -199,35 +240,55 @@ class Process:
 
     async def _reassert(self) -> None:
         try:
+            connects = self._connects
             epoch = await self._epoch()
-            if epoch == self.limits.epoch:
+            if epoch == self._known_epoch and connects == self._connects:
+                self.limits.epoch = epoch
                 return
             now_ms = int(time.time() * 1000)
-            replies: list[Awaitable[Any]] = []
+            replies: list[Awaitable[Any]] = [
+                self.pipe.call("HDEL", OPEN, request_id) for request_id in await self._forgotten()
+            ]
+            replies += [
+                self.pipe.call("HSET", OPEN, request_id, record)
+                for request_id, record in self._closing.items()
+            ]
             for request_id, (record, admission) in self.live.items():
                 expiry = now_ms + admission.claim.lease_ms
                 replies.append(self.pipe.call("HSET", OPEN, request_id, record))
                 replies += [
                     self.pipe.call("ZADD", seat.key, expiry, request_id) for seat in admission.claim.seats
                 ]
-            if self.limits.epoch:
+            if self._known_epoch:
                 replies += [
                     self.pipe.call("XADD", STREAM, "*", "r", entry.record)
                     for entry in self.journal.retained()
                     if entry.kind == "e"
                 ]
             await asyncio.gather(*replies)
-            self.limits.epoch = epoch
+            if connects == self._connects:  # else all this was told to a Redis that is gone
+                self.limits.epoch = self._known_epoch = epoch
         finally:
             self._asserting = None
 
     async def _epoch(self) -> str:
-        """The name of Redis's present memory; whoever finds none names a new one."""
-        name = f"{secrets.token_hex(8)}"
-        if await self.pipe.call("SET", EPOCH, name, "NX") is not None:
-            await self.pipe.call("SET", EPOCH_AT, int(time.time() * 1000))
-            return name
-        return str((await self.pipe.call("GET", EPOCH)).decode())
+        """The name of Redis's present memory; whoever finds none, or another server, names a new one."""
+        info = await self.pipe.call("INFO", "server")
+        (server,) = [line[7:] for line in info.decode().splitlines() if line.startswith("run_id:")]
+        keys = (EPOCH, EPOCH_OF, EPOCH_AT)
+        args = (server, secrets.token_hex(8), int(time.time() * 1000))
+        return str((await self.pipe.script(self._name_epoch, keys, args)).decode())
+
+    async def _forgotten(self) -> list[str]:
+        """Open records in our name of calls that we have closed: an older memory has brought them back."""
+        records: list[bytes] = await self.pipe.call("HGETALL", OPEN)
+        return [
+            request_id.decode()
+            for request_id, record in zip(records[::2], records[1::2], strict=True)
+            if orjson.loads(record)["worker"] == self.worker
+            and request_id.decode() not in self.live
+            and request_id.decode() not in self._closing
+        ]
 
     async def _beat(self) -> None:
         await self.pipe.call("SET", WORKER_KEY.format(self.worker), "1", "PX", WORKER_TTL_MS)
@@ -256,6 +317,7 @@ class Process:
             except RedisUnavailable:
                 return
             self.unsettled.pop(request_id, None)
+            self._closing.pop(request_id, None)
 
     async def _housekeeping(self) -> None:
         """Once a second: newer configuration, journal segments that have served, counters for /metrics."""

@@ -8,6 +8,7 @@ a Celery worker, with blocking clients; every step may happen twice without harm
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -16,7 +17,10 @@ import orjson
 import redis
 from django.conf import settings
 
-from gateway.pipeline.record import decode, encode_unknown
+from billing.budgets.count import Counted
+from billing.rating.fx import NO_RATES
+from billing.snapshot import fx_table
+from gateway.pipeline.record import amounts_of_row, decode, encode_unknown
 from gateway.state.journal import abandoned, read
 from gateway.state.limits import OPEN, SCRIPTS, STREAM, Spent, settlement
 from gateway.state.process import WORKER_KEY
@@ -94,26 +98,24 @@ def _settle(client: redis.Redis, request_id: str, payload: bytes, opened_record:
         return
     opened = orjson.loads(opened_record)
     rows = decode(payload).rows
-    last = rows[-1] if rows else None
     made = settlement(
         request_id,
         payload,
         seats=opened["seats"],
-        budgets=[tuple(budget) for budget in opened["budgets"]],
+        budgets=[_budget(budget) for budget in opened["budgets"]],
         spent=Spent(
-            tokens=sum(
-                (
-                    last.input_tokens,
-                    last.cache_read_tokens,
-                    last.cache_write_tokens,
-                    last.output_tokens,
-                    last.reasoning_tokens,
-                )
-            )
-            if last
-            else 0,
-            price_pico=sum(row.price_pico or 0 for row in rows),
-            cost_pico=sum(row.cost_pico or 0 for row in rows),
+            tokens=0,
+            attempts=[amounts_of_row(row) for row in rows],
+            fx=fx_table() if opened["budgets"] else NO_RATES,
+            at_s=(UUID(request_id).int >> 80) / 1000,
         ),
     )
     client.register_script((SCRIPTS / "settle.lua").read_text())(keys=made.keys, args=made.args)
+
+
+def _budget(wire: Sequence[Any]) -> tuple[str, int, int, Counted]:
+    """(key, hold, bucket, what counts) as the open record has it; records of the version before end in a measure."""
+    key, hold, *more = wire
+    if len(more) == 1:
+        return key, hold, -1, Counted(more[0], include_byok=True)
+    return key, hold, more[0], Counted.from_wire(more[1])

@@ -26,7 +26,7 @@ type OnConnect = Callable[["RedisPipe"], Awaitable[None]]
 CLIENT_NAME = "tollhouse"
 
 _BACKOFF_MIN_S = 0.05
-_BACKOFF_MAX_S = 1.0
+_BACKOFF_MAX_S = 0.25  # well within what a rebuilt budget waits for workers to come back (state.budgets)
 _STABLE_AFTER_S = 1.0
 _WATCH_TICKS = 4
 _WATCH_GRACE_S = 0.02

@@ -155,7 +155,9 @@ def test_a_budget_tells_what_is_spent_and_left() -> None:
     now = timezone.now()
     put(record(now, tenant_id=acme.id, price_pico=1_250_000_000_001), recorded_at=now)
     client = client_with(acme, "budgets:*")
-    made = client.post(f"{API}/budgets/", {"tenant": "acme", "limit": "5", "window": "total"}, format="json")
+    made = client.post(
+        f"{API}/budgets/", {"scope": {"tenant": "acme"}, "limit": "5", "window": "total"}, format="json"
+    )
     assert made.status_code == 201
     budget = made.json()
     assert (budget["spent"], budget["remaining"]) == ("1.250000000001", "3.749999999999")
@@ -168,6 +170,7 @@ def test_a_budget_tells_what_is_spent_and_left() -> None:
     assert event.after == {
         "measure": "tokens",
         "limit": "100.000000",
+        "currency": None,
         "updated_at": event.after["updated_at"],
     }
     assert client.delete(path).status_code == 204
@@ -176,20 +179,22 @@ def test_a_budget_tells_what_is_spent_and_left() -> None:
 def test_a_strangers_budget_and_key_do_not_exist() -> None:
     acme, globex = tenant("acme"), tenant("globex")
     own, other = client_with(acme, "budgets:*"), client_with(globex, "budgets:*")
-    body = {"tenant": "acme", "limit": "5"}
+    body = {"scope": {"tenant": "acme"}, "limit": "5"}
     budget = own.post(f"{API}/budgets/", body, format="json").json()
     assert error_of(other.get(f"{API}/budgets/{budget['id']}/"))[:2] == (404, "not_found")
     assert other.get(f"{API}/budgets/").json()["data"] == []
-    assert error_of(other.post(f"{API}/budgets/", body, format="json")) == (400, "invalid_request", "tenant")
+    assert error_of(other.post(f"{API}/budgets/", body, format="json")) == (
+        400, "invalid_request", "scope.tenant",
+    )  # fmt: skip
     foreign = str(api_key(globex, "models:read").key.id)
-    assert error_of(own.post(f"{API}/budgets/", body | {"key": foreign}, format="json")) == (
-        400, "invalid_request", "key",
+    assert error_of(own.post(f"{API}/budgets/", {"scope": {"tenant": "acme", "key": foreign}, "limit": "5"}, format="json")) == (
+        400, "invalid_request", "scope.key",
     )  # fmt: skip
 
 
 def test_a_budget_of_cost_is_closed_without_its_scope() -> None:
     acme = tenant("acme")
-    body = {"tenant": "acme", "limit": "5", "measure": "cost"}
+    body = {"scope": {"tenant": "acme"}, "limit": "5", "measure": "cost"}
     own, operator = client_with(acme, "budgets:*"), client_with(None, "*")
     assert error_of(own.post(f"{API}/budgets/", body, format="json"))[:2] == (403, "permission_denied")
     budget = operator.post(f"{API}/budgets/", body, format="json").json()
@@ -198,7 +203,7 @@ def test_a_budget_of_cost_is_closed_without_its_scope() -> None:
 
 
 def test_tokens_have_no_fractions() -> None:
-    body = {"tenant": tenant("acme").slug, "limit": "1.5", "measure": "tokens"}
+    body = {"scope": {"tenant": tenant("acme").slug}, "limit": "1.5", "measure": "tokens"}
     response = client_with(None, "*").post(f"{API}/budgets/", body, format="json")
     assert error_of(response) == (400, "invalid_request", "limit")
 

@@ -112,7 +112,7 @@ def nothing_is_held(store, key):
     assert store.xlen(STREAM) == 0
     assert store.zcard(f"th:seats:k:{key.key.public_id}") == 0
     (name,) = store.scan_iter("th:budget:*")
-    counter = {field.decode(): int(value) for field, value in store.hgetall(name).items()}
+    counter = {field: int(store.hget(name, field)) for field in ("spent", "rest", "held")}
     assert counter["held"] == 0
     booked = sum(row.price_pico for row in UsageEvent.objects.all())
     assert counter["spent"] * 1_000_000 + counter["rest"] == booked > 0

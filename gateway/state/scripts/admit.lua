@@ -3,9 +3,11 @@
 --       then one key per window, per concurrency set and per budget, in the order of ARGV
 -- ARGV  epoch, request id, how long a seat is kept at most (ms), record,
 --       windows n, {limit, amount} * n,  concurrency n, {limit} * n,
---       budgets n, {limit micro, hold micro, hard 0|1} * n
--- Returns {"ok", second, remaining of window 1..n, remaining of budget 1..n (micro; nil: soft, not seeded yet)}
---      or {"epoch"} {"window", i, wait ms} {"concurrency", i} {"budget", i, remaining} {"unseeded", i}
+--       budgets n, {limit micro, hold micro, mode 0 soft | 1 hard | 2 throttle, oldest bucket ('': calendar)} * n
+-- Returns {"ok", second, remaining of window 1..n, remaining of budget 1..n (micro; nil: not seeded yet)}
+--      or {"epoch"} {"window", i, wait ms} {"concurrency", i} {"unseeded", i, ...} {"throttle", i}
+--         {"budget", i, remaining}
+-- A counter of another epoch than this one is as good as none.
 local time = redis.call('TIME')
 local now = tonumber(time[1])
 local now_ms = now * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -59,17 +61,49 @@ end
 local seat_keys = k
 a = a + seats; k = k + seats
 
-local budgets = tonumber(ARGV[a]); a = a + 1
-local left = {}
-for i = 1, budgets do
-  local state = redis.call('HMGET', KEYS[k + i - 1], 'spent', 'held', 'seeding')
-  local hard = ARGV[a + 3 * i - 1] == '1'
-  if hard and (not state[1] or state[3]) then return {'unseeded', i} end
-  local limit, hold = tonumber(ARGV[a + 3 * i - 3]), tonumber(ARGV[a + 3 * i - 2])
-  local rest = limit - (tonumber(state[1]) or 0) - (tonumber(state[2]) or 0)
-  if hard and hold > rest then return {'budget', i, rest} end
-  left[i] = state[1] and not state[3] and rest - hold  -- false: a soft budget that is not seeded yet
+-- A rolling counter keeps `s<bucket>` (whole units) and `r<bucket>` (pico rest). Settled calls younger than the
+-- window stay; what is much older goes, though a worker whose clock is behind may still ask for some of it.
+local function rolled(key, floor)
+  local sum, rest, stale = 0, 0, {}
+  local all = redis.call('HGETALL', key)
+  for j = 1, #all, 2 do
+    local kind, bucket = all[j]:match('^([sr])(%d+)$')
+    if bucket then
+      bucket = tonumber(bucket)
+      if bucket >= floor then
+        if kind == 's' then sum = sum + tonumber(all[j + 1]) else rest = rest + tonumber(all[j + 1]) end
+      elseif bucket < floor - 60 then
+        stale[#stale + 1] = all[j]
+      end
+    end
+  end
+  if #stale > 0 then redis.call('HDEL', key, unpack(stale)) end
+  return sum, rest
 end
+
+local budgets = tonumber(ARGV[a]); a = a + 1
+local left, unseeded = {}, {'unseeded'}
+local throttle, refused
+for i = 1, budgets do
+  local key, at = KEYS[k + i - 1], a + 4 * i - 4
+  local state = redis.call('HMGET', key, 'spent', 'held', 'seeding', 'rest', 'carry', 'epoch')
+  local is_seeded = state[1] and not state[3] and state[6] == ARGV[1]
+  local limit, hold, mode, floor = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
+  if is_seeded then
+    local spent, rest = tonumber(state[1]), tonumber(state[4]) or 0
+    if floor ~= '' then spent, rest = rolled(key, tonumber(floor)) end
+    local room = limit + (tonumber(state[5]) or 0) - spent - math.ceil(rest / 1000000) - (tonumber(state[2]) or 0)
+    left[i] = room - hold
+    if mode == '1' and hold > room then refused = refused or {'budget', i, room} end
+    if mode == '2' and room <= 0 then throttle = throttle or {'throttle', i} end
+  else
+    left[i] = false
+    if mode == '1' then unseeded[#unseeded + 1] = i end
+  end
+end
+if #unseeded > 1 then return unseeded end
+if throttle then return throttle end
+if refused then return refused end
 
 local answer = {'ok', now}
 for i = 1, windows do
@@ -86,7 +120,10 @@ for i = 1, seats do
   redis.call('PEXPIREAT', KEYS[seat_keys + i - 1], expiry)
 end
 for i = 1, budgets do
-  if ARGV[a + 3 * i - 2] ~= '0' then redis.call('HINCRBY', KEYS[k + i - 1], 'held', ARGV[a + 3 * i - 2]) end
+  -- a counter that does not exist yet gets the hold from the open record when it is seeded
+  if ARGV[a + 4 * i - 3] ~= '0' and redis.call('HEXISTS', KEYS[k + i - 1], 'spent') == 1 then
+    redis.call('HINCRBY', KEYS[k + i - 1], 'held', ARGV[a + 4 * i - 3])
+  end
   answer[#answer + 1] = left[i]
 end
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[4])

@@ -3,7 +3,7 @@
 --       then one key per window, per concurrency set and per budget, in the order of ARGV
 -- ARGV  request id, record (empty: the call never began, nothing is booked),
 --       windows n, {second of admission, correction} * n,  concurrency n,
---       budgets n, {hold micro, spent micro, spent rest pico} * n
+--       budgets n, {hold micro, bucket ('': calendar), spent micro, spent rest pico} * n
 -- Returns 1, or 0 when the call was closed before (its record still goes on the stream: the ledger drops doubles).
 local first = redis.call('HDEL', KEYS[1], ARGV[1]) == 1
 if ARGV[2] ~= '' then redis.call('XADD', KEYS[2], '*', 'r', ARGV[2]) end
@@ -31,18 +31,23 @@ end
 
 local budgets = tonumber(ARGV[a]); a = a + 1
 for _ = 1, budgets do
-  local key = KEYS[k]
-  if redis.call('EXISTS', key) == 1 then
-    redis.call('HINCRBY', key, 'held', -tonumber(ARGV[a]))
-    redis.call('HINCRBY', key, 'spent', ARGV[a + 1])
-    local rest = redis.call('HINCRBY', key, 'rest', ARGV[a + 2])
-    if rest >= 1000000 then
-      redis.call('HINCRBY', key, 'spent', 1)
-      redis.call('HINCRBY', key, 'rest', -1000000)
+  local key, bucket = KEYS[k], ARGV[a + 1]
+  if redis.call('HEXISTS', key, 'spent') == 1 then
+    local whole, rest = 'spent', 'rest'
+    if bucket ~= '' then
+      whole, rest = 's' .. bucket, 'r' .. bucket
+      redis.call('EXPIRE', key, 3456000)
     end
-    -- while the counter is being rebuilt from the ledger, this call must not be counted twice
-    if redis.call('HEXISTS', key, 'seeding') == 1 then redis.call('RPUSH', key .. ':since', ARGV[1]) end
+    redis.call('HINCRBY', key, 'held', -tonumber(ARGV[a]))
+    redis.call('HINCRBY', key, whole, ARGV[a + 2])
+    if redis.call('HINCRBY', key, rest, ARGV[a + 3]) >= 1000000 then
+      redis.call('HINCRBY', key, whole, 1)
+      redis.call('HINCRBY', key, rest, -1000000)
+    end
+    -- while the counter is being rebuilt from the ledger or held against it, this call must not be counted twice
+    local busy = redis.call('HMGET', key, 'seeding', 'checking')
+    if busy[1] or busy[2] then redis.call('RPUSH', key .. ':since', ARGV[1]) end
   end
-  a = a + 3; k = k + 1
+  a = a + 4; k = k + 1
 end
 return 1

@@ -6,7 +6,7 @@ import pytest
 
 from billing.budgets.counters import spent
 from billing.snapshot import BudgetEntry, Window
-from tests.billing.ledger import KEY, NOON, TENANT, put, record
+from tests.billing.ledger import KEY, NOON, PLAN, TENANT, put, record
 
 pytestmark = pytest.mark.django_db
 
@@ -82,8 +82,28 @@ def test_a_correction_counts_as_the_truth_alone():
 
 
 def test_the_entry_matches_what_the_ledger_counts():
-    call = {"api_key_id": KEY, "feature": "search", "model": "gpt-4o", "end_user": "ann"}
+    call = {
+        "api_key_id": KEY,
+        "feature": "search",
+        "end_user": "ann",
+        "plan_id": PLAN,
+        "tags": {"env": "live"},
+    }
+    scope = {
+        "api_key_id": KEY,
+        "feature": "search",
+        "end_user": "ann",
+        "plan_id": PLAN,
+        "tag": ("env", "live"),
+    }
     assert entry().matches(**call)
-    assert entry(api_key_id=KEY, feature="search", model="gpt-4o", end_user="ann").matches(**call)
-    for name, other in {"api_key_id": UUID(int=77), "feature": "x", "model": "x", "end_user": "x"}.items():
+    assert entry(**scope).matches(**call)
+    others = {
+        "api_key_id": UUID(int=77),
+        "feature": "x",
+        "end_user": "x",
+        "plan_id": UUID(int=77),
+        "tag": ("env", "x"),
+    }
+    for name, other in others.items():
         assert not entry(**{name: other}).matches(**call)

@@ -147,7 +147,7 @@ def test_no_budget_pays_for_it(calls):
 
     with redis.Redis.from_url(settings.REDIS_URL) as store:
         (name,) = store.scan_iter("th:budget:*")
-        counter = {field.decode(): int(value) for field, value in store.hgetall(name).items()}
+        counter = {field: int(store.hget(name, field)) for field in ("spent", "rest", "held")}
     prices = sum(row.price_pico for row in UsageEvent.objects.all())
     assert counter["held"] == 0
     assert counter["spent"] * 1_000_000 + counter["rest"] == prices > 0

@@ -2,11 +2,13 @@
 
 import asyncio
 import uuid
+from dataclasses import replace
 
 import pytest
 import redis
 from django.conf import settings
 
+from billing.budgets.count import AttemptAmounts
 from billing.snapshot import BudgetEntry, Window
 from gateway.state.limits import (
     EPOCH,
@@ -63,7 +65,7 @@ def store():
     with redis.Redis.from_url(settings.REDIS_URL, decode_responses=True) as client:
         client.flushdb()
         client.set(EPOCH, "e1")
-        client.hset("th:budget:test", mapping={"spent": 0, "rest": 0, "held": 0})
+        client.hset("th:budget:test", mapping={"spent": 0, "rest": 0, "held": 0, "epoch": "e1"})
         yield client
         client.flushdb()
 
@@ -85,15 +87,21 @@ def played(play):
 
 
 def counter(store):
-    return {name: int(value) for name, value in store.hgetall("th:budget:test").items()}
+    found = store.hgetall("th:budget:test")
+    return {name: int(value) for name, value in found.items() if name != "epoch"}
+
+
+def spent(tokens=0, price_pico=0, cost_pico=0, model="m", provider="p", **changes):
+    """What one successful attempt took."""
+    attempt = AttemptAmounts(model, provider, False, True, False, tokens, price_pico, "USD", cost_pico, "USD")
+    return Spent(tokens, [replace(attempt, **changes)])
 
 
 def test_a_settled_call_leaves_its_price_to_the_last_pico(store):
     async def play(limits):
         for number, pico in enumerate((1_500_001, 2_499_999, 1)):
             admission = await limits.admit(f"r{number}", b"{}", claim())
-            spent = Spent(tokens=25, price_pico=pico, cost_pico=0)
-            await limits.send(limits.settle(f"r{number}", b"x", admission, spent, model="m"))
+            await limits.send(limits.settle(f"r{number}", b"x", admission, spent(25, pico)))
 
     played(play)
     assert counter(store) == {"spent": 4, "rest": 1, "held": 0}
@@ -144,7 +152,7 @@ def test_no_concurrency_overspends(store):
 def test_a_second_settlement_changes_no_counter(store):
     async def play(limits):
         admission = await limits.admit("a", b"{}", claim())
-        settlement = limits.settle("a", b"x", admission, Spent(10, 7_000_000, 0), model="m")
+        settlement = limits.settle("a", b"x", admission, spent(10, 7_000_000))
         return [await limits.send(settlement), await limits.send(settlement)]
 
     assert played(play) == [1, 0]
@@ -166,7 +174,7 @@ def test_an_admission_whose_answer_was_lost_is_taken_back(store, arrived):
 def test_a_models_budget_counts_nothing_of_another_model(store):
     async def play(limits):
         admission = await limits.admit("a", b"{}", claim(budget=entry(model="dear")))
-        await limits.send(limits.settle("a", b"x", admission, Spent(10, 7_000_000, 0), model="cheap"))
+        await limits.send(limits.settle("a", b"x", admission, spent(10, 7_000_000, model="cheap")))
 
     played(play)
     assert counter(store) == {"spent": 0, "rest": 0, "held": 0}
@@ -177,7 +185,7 @@ def test_a_hard_budget_without_its_counter_admits_nothing(store):
         store.delete("th:budget:test")
         with pytest.raises(BudgetUnseeded):
             await limits.admit("a", b"{}", claim())
-        store.hset("th:budget:test", mapping={"spent": 0, "rest": 0, "held": 0, "seeding": 1})
+        store.hset("th:budget:test", mapping={"spent": 0, "rest": 0, "held": 0, "epoch": "e1", "seeding": 1})
         with pytest.raises(BudgetUnseeded):
             await limits.admit("b", b"{}", claim())
 
