@@ -56,13 +56,8 @@ def fetch(*, source: BillSource, start: date, end: date) -> Fetched:
     Raises ApiError: invalid_request for a source without an API or key, or a span that is too long;
     provider_unavailable, provider_timeout, provider_invalid_response; url_not_allowed.
     """
-    if source.kind not in ADDRESSES:
-        raise ApiError("invalid_request", "Bills of this source come as files.", param="source")
-    if not start < end or (end - start).days > MAX_DAYS:
-        raise ApiError("invalid_request", f"From 1 to {MAX_DAYS} days at once.", param="start")
+    check_pull(source=source, start=start, end=end)
     key = source.secret()
-    if not key:
-        raise ApiError("invalid_request", "The source has no admin key.", param="api_key")
     base = (source.base_url or ADDRESSES[source.kind]).rstrip("/")
     texts: list[str] = []
     items: list[BilledItem] = []
@@ -76,6 +71,16 @@ def fetch(*, source: BillSource, start: date, end: date) -> Fetched:
         if page is None:
             return Fetched(tuple(texts), tuple(item for item in items if start <= item.day < end))
     raise ApiError("provider_invalid_response", f"The bill has more than {MAX_PAGES} pages.")
+
+
+def check_pull(*, source: BillSource, start: date, end: date) -> None:
+    """Raises ApiError invalid_request for a source without an API or key, or a span that is too long."""
+    if source.kind not in ADDRESSES:
+        raise ApiError("invalid_request", "Bills of this source come as files.", param="source")
+    if source.sealed is None:
+        raise ApiError("invalid_request", "The source has no admin key.", param="api_key")
+    if not start < end or (end - start).days > MAX_DAYS:
+        raise ApiError("invalid_request", f"From 1 to {MAX_DAYS} days at once.", param="start")
 
 
 def _request(
