@@ -5,15 +5,20 @@ The rows carry the truth: what is due stands in the database with its date, and 
 
 import random
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from celery import shared_task
 from django.core.cache import cache
 from django.utils import timezone
 
+from billing import prove
 from billing.alerts import deliver, evaluate, firing
 from billing.invoicing import close
+from billing.models import BillSource
+from billing.reconciliation import bills, run
+from tenants.errors import ApiError
+from tenants.principal import SYSTEM
 
 # ------------------------------------------------------------------ alerts
 
@@ -119,3 +124,53 @@ def close_periods() -> int:
         msg = f"{failed} documents could not be made; the log says which"
         raise RuntimeError(msg)
     return done
+
+
+# ------------------------------------------------------------------ the proof, and providers' bills
+
+_PROVING: Final = "billing:ledger:proving"
+_PROVING_FOR_S: Final = 3600
+_PULL_EVERY: Final = timedelta(hours=6)
+
+
+@shared_task
+def prove_ledger() -> bool:
+    """Every hour: I1 to I9, kept and, where they fail, told."""
+    if not cache.add(_PROVING, 1, timeout=_PROVING_FOR_S):
+        return True  # one is at work, and says what it finds
+    try:
+        return prove.prove(now=timezone.now()).ok
+    finally:
+        cache.delete(_PROVING)
+
+
+@shared_task
+def pull_bills(*, source_id: str, start: str, end: str) -> None:
+    """Fetch a source's UTC days from its provider and compare those that are over. Again changes nothing."""
+    source = BillSource.objects.get(pk=source_id)
+    first, last = date.fromisoformat(start), date.fromisoformat(end)
+    try:
+        fetched = bills.fetch(source=source, start=first, end=last)
+    except ApiError as error:
+        bills.failed(source=source, error=error, now=timezone.now())
+        raise
+    now = timezone.now()
+    bills.store(source=source, fetched=fetched, start=first, end=last, actor=SYSTEM, now=now)
+    over = min(last, now.astimezone(UTC).date())
+    if first < over:
+        run.reconcile(source=source, start=first, end=over, actor=SYSTEM, now=now)
+
+
+@shared_task
+def pull_due_bills() -> int:
+    """Every hour: sources with an API that were not asked for six hours, back to what providers may still correct."""
+    now = timezone.now()
+    today = now.astimezone(UTC).date()
+    due = BillSource.objects.filter(is_enabled=True, kind__in=bills.ADDRESSES, sealed__isnull=False).exclude(
+        pulled_at__gt=now - _PULL_EVERY
+    )
+    sources = list(due)
+    for source in sources:
+        start = today - timedelta(days=source.repull_days + 1)
+        pull_bills.delay(source_id=str(source.pk), start=str(start), end=str(today))
+    return len(sources)

@@ -7,9 +7,12 @@ from billing import api, subscription_api
 from billing.alerts import api as alerts
 from billing.console.urls import console_urlpatterns
 from billing.dunning import api as dunning
+from billing.economics import api as economics
 from billing.invoicing import api as invoicing
 from billing.payments import api as payments
 from billing.payments import views as payment_hooks
+from billing.reconciliation import api as reconciliation
+from billing.rerating import api as rerating
 from billing.wallets import api as wallets
 
 __all__ = ["console_urlpatterns", "urlpatterns"]
@@ -34,6 +37,12 @@ _top.register("reminders", dunning.ReminderResource, basename="reminder")
 _wallet = SimpleRouter(use_regex_path=False)
 _wallet.register("grants", wallets.GrantResource, basename="credit-grant")
 _wallet.register("entries", wallets.EntryResource, basename="wallet-entry")
+_top.register("reconciliation/sources", reconciliation.BillSourceResource, basename="bill-source")
+_top.register("reconciliation/bills", reconciliation.ProviderBillResource, basename="provider-bill")
+_top.register("reconciliation/runs", reconciliation.ReconcileRunResource, basename="reconcile-run")
+_top.register("reconciliation/lines", reconciliation.ReconcileLineResource, basename="reconcile-line")
+_top.register("re-ratings", rerating.ReRatingResource, basename="re-rating")
+_top.register("ledger/proofs", reconciliation.LedgerProofResource, basename="ledger-proof")
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("payments/stripe/webhook/", payment_hooks.stripe_webhook, name="stripe-webhook"),
@@ -66,6 +75,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
         invoicing.BillingProfileView.as_view(),
         name="billing-profile",
     ),
+    path("economics/", economics.EconomicsView.as_view(), name="economics"),
+    path("economics.csv", economics.EconomicsCsv.as_view(), name="economics-csv"),
+    path("economics/forecast/", economics.EconomicsForecast.as_view(), name="economics-forecast"),
     path("usage/", api.UsageView.as_view(), name="usage"),
     path("usage.csv", api.UsageCsv.as_view(), name="usage-csv"),
     path("ledger/verify/", api.LedgerProof.as_view(), name="ledger-verify"),

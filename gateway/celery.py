@@ -56,4 +56,15 @@ app.conf.beat_schedule = {
         "schedule": 3600.0,
         "options": {"expires": 600},
     },
+    "prove-ledger": {
+        "task": "billing.tasks.prove_ledger",
+        "schedule": 3600.0,
+        "options": {"expires": 600},
+    },
+    "pull-due-bills": {
+        "task": "billing.tasks.pull_due_bills",
+        "schedule": 3600.0,
+        "options": {"expires": 600},
+    },
+    "run-reratings": {"task": "gateway.tasks.run_reratings", "schedule": 5.0, "options": {"expires": 5}},
 }

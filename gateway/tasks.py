@@ -8,10 +8,12 @@ from django.utils import timezone
 
 import billing.usage.partitions
 import gateway.logs.partitions
+from billing.rerating import jobs as reratings
 from gateway.experiments import samples
 from gateway.experiments.evaluation import evaluate
 from gateway.logs import consumer
 from gateway.replay import jobs
+from gateway.rerating import PRICE_BOOK
 from gateway.state import reaper
 from routing.experiments.models import Rollout
 
@@ -34,6 +36,13 @@ def close_abandoned() -> int:
 def run_replays() -> None:
     """Run the what-if replays that wait."""
     while jobs.run_next():
+        pass
+
+
+@shared_task
+def run_reratings() -> None:
+    """Take the re-ratings that wait one step on: their dry run, or their deltas."""
+    while reratings.run_next(pricer=PRICE_BOOK):
         pass
 
 

@@ -9,7 +9,7 @@ import billing.urls
 import gateway.console_urls
 import routing.urls
 import tenants.urls
-from gateway import api, health
+from gateway import api, closing, health
 from gateway.edge import views as edge
 from gateway.experiments import api as experiments_api
 
@@ -19,6 +19,7 @@ control_plane = [
     *tenants.urls.urlpatterns,
     *routing.urls.urlpatterns,
     *billing.urls.urlpatterns,
+    path("reconciliation/close/", closing.ClosingView.as_view(), name="reconciliation-close"),
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
     path("docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
     re_path(r"^.*$", api.NotFound.as_view()),

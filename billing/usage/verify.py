@@ -17,6 +17,7 @@ from django.db.backends.utils import CursorWrapper
 
 from billing.checks import SHOWN, Check
 from billing.invoicing.verify import document_checks
+from billing.reconciliation.verify import bill_checks
 from billing.usage.partitions import LEDGER
 from billing.usage.rollups import IS_OVERHEAD, ROLLUPS, Rollup
 
@@ -57,6 +58,7 @@ def verify(*, since: datetime | None = None, until: datetime | None = None) -> P
             _overhead_check(cursor, window),
             _default_check(cursor, window),
             *document_checks(since=since, until=until),
+            *bill_checks(since=since, until=until),
         )
     ok = all(check.ok or check.is_warning for check in checks)
     return Proof(ok=ok, checks=checks, since=since, until=until, as_of=as_of)
