@@ -60,6 +60,9 @@ class EntitlementsSerializer(StrictSerializer):
         child=serializers.CharField(max_length=200), required=False, max_length=500
     )
     limits = LimitsSerializer(required=False)
+    features = serializers.ListField(
+        child=serializers.CharField(max_length=100), required=False, max_length=500
+    )
 
 
 class TermsSerializer(StrictSerializer):
@@ -126,7 +129,11 @@ def _terms_shown(version: PlanVersion) -> dict[str, Any]:
         "min_commitment": f"{version.min_commitment:.4f}",
         "proration": version.proration,
         "base_tax": version.base_tax,
-        "entitlements": {"models": version.allowed_models, "limits": version.limits},
+        "entitlements": {
+            "models": version.allowed_models,
+            "limits": version.limits,
+            "features": version.features,
+        },
     }
 
 
@@ -180,7 +187,7 @@ def _terms_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """The request's words as PlanVersion's columns."""
     terms = dict(given)
     entitlements = terms.pop("entitlements", {})
-    for name, column in (("models", "allowed_models"), ("limits", "limits")):
+    for name, column in (("models", "allowed_models"), ("limits", "limits"), ("features", "features")):
         if name in entitlements:
             terms[column] = entitlements[name]
     return terms

@@ -12,11 +12,14 @@ from celery import shared_task
 from django.core.cache import cache
 from django.utils import timezone
 
-from billing import prove
+from billing import prove, subscriptions
 from billing.alerts import deliver, evaluate, firing
+from billing.dunning import remind
 from billing.invoicing import close
 from billing.models import BillSource
+from billing.payments import book as payments
 from billing.reconciliation import bills, run
+from billing.wallets import book as wallets
 from tenants.errors import ApiError
 from tenants.principal import SYSTEM
 
@@ -89,7 +92,7 @@ def _all_of(*steps: Callable[..., int]) -> int:
         except Exception as error:  # noqa: BLE001 - raised below; one broken rule must not silence the others
             failures.append(error)
     if failures:
-        raise ExceptionGroup("alerts were not evaluated completely", failures)
+        raise ExceptionGroup("not every step was done", failures)
     return done
 
 
@@ -124,6 +127,33 @@ def close_periods() -> int:
         msg = f"{failed} documents could not be made; the log says which"
         raise RuntimeError(msg)
     return done
+
+
+# ------------------------------------------------------------------ subscriptions, wallets, payments, reminders
+
+
+@shared_task
+def change_subscriptions() -> int:
+    """Every minute: plan changes and cancellations whose period has ended."""
+    return subscriptions.apply_due(now=timezone.now())
+
+
+@shared_task
+def expire_credit() -> int:
+    """Every minute, since credit that has ended may be a limit on calls: what is lost with ended grants."""
+    return len(wallets.expire(now=timezone.now(), actor=SYSTEM))
+
+
+@shared_task
+def move_payments() -> int:
+    """Every minute, and when somebody asked: top-ups that are due, then whatever providers are to be asked."""
+    return _all_of(payments.ask_for_due_top_ups, payments.start_due, payments.refund_due)
+
+
+@shared_task
+def remind_of_invoices() -> int:
+    """Every 5 minutes: reminders of invoices whose day and hour have come."""
+    return _all_of(remind.plan, remind.send_due)
 
 
 # ------------------------------------------------------------------ the proof, and providers' bills

@@ -16,6 +16,7 @@ app.conf.beat_schedule = {
         "schedule": 10.0,
         "options": {"expires": 10},
     },
+    "check-budgets": {"task": "gateway.tasks.check_budgets", "schedule": 60.0, "options": {"expires": 60}},
     "run-replays": {"task": "gateway.tasks.run_replays", "schedule": 2.0, "options": {"expires": 2}},
     "prune-idempotency": {
         "task": "tenants.tasks.prune_idempotency",
@@ -48,6 +49,18 @@ app.conf.beat_schedule = {
     "sweep-alerts": {"task": "billing.tasks.sweep_alerts", "schedule": 60.0, "options": {"expires": 60}},
     "close-periods": {
         "task": "billing.tasks.close_periods",
+        "schedule": 300.0,
+        "options": {"expires": 300},
+    },
+    "change-subscriptions": {
+        "task": "billing.tasks.change_subscriptions",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    },
+    "expire-credit": {"task": "billing.tasks.expire_credit", "schedule": 60.0, "options": {"expires": 60}},
+    "move-payments": {"task": "billing.tasks.move_payments", "schedule": 60.0, "options": {"expires": 60}},
+    "remind-of-invoices": {
+        "task": "billing.tasks.remind_of_invoices",
         "schedule": 300.0,
         "options": {"expires": 300},
     },

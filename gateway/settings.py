@@ -200,6 +200,9 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SERVE_AUTHENTICATION": [],
     "ENUM_NAME_OVERRIDES": {
+        "CreditCategoryEnum": "billing.models.CreditGrant.Category",
+        "PaymentStatusEnum": "billing.models.Payment.Status",
+        "ReminderStateEnum": "billing.models.DunningReminder.State",
         "AlertActionEnum": "billing.models.alerts.AlertRule.Action",
         "AlertChannelKindEnum": "billing.models.alerts.AlertChannel.Kind",
         "AlertRuleKindEnum": "billing.models.alerts.AlertRule.Kind",

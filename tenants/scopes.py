@@ -26,6 +26,10 @@ SCOPES: Mapping[str, str] = {
     "plans:write": "Change plans and subscriptions",
     "invoices:read": "Read invoices and credit notes",
     "invoices:write": "Make, issue, void and credit invoices; change sellers, buyers, taxes and coupons",
+    "wallet:read": "Read the wallet, its grants and entries",
+    "wallet:write": "Top up the wallet and set automatic top-ups; as operator, grant credit",
+    "payments:read": "Read payments, refunds and statements of account",
+    "payments:write": "Pay invoices; as operator, book payments, refund and manage reminders",
     "policies:read": "Read routing policies",
     "policies:write": "Change routing policies",
     "tenants:read": "Read tenant settings",
@@ -51,6 +55,7 @@ TENANT_READ = (
     "policies:read",
     "tenants:read",
     "credentials:read",
+    "wallet:read",
 )
 _TENANT_WRITE = (
     "keys:write",
@@ -59,6 +64,9 @@ _TENANT_WRITE = (
     "budgets:write",
     "audit:read",
     "invoices:read",
+    "wallet:write",
+    "payments:read",
+    "payments:write",
 )
 _TENANT_BILLING = (
     "models:read",
@@ -68,6 +76,10 @@ _TENANT_BILLING = (
     "plans:read",
     "tenants:read",
     "invoices:read",
+    "wallet:read",
+    "wallet:write",
+    "payments:read",
+    "payments:write",
 )
 
 TENANT_ROLES: Mapping[str, frozenset[str]] = {
@@ -85,6 +97,8 @@ _OPERATOR_BILLING = (
     "budgets:*",
     "plans:*",
     "invoices:*",
+    "wallet:*",
+    "payments:*",
     "prices:*",
     "tenants:read",
     "providers:read",

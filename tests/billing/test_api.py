@@ -93,7 +93,7 @@ def test_a_changed_plan_is_a_new_version_and_the_old_one_stays() -> None:
         "id": None, "slug": "pro", "name": "Pro", "is_default": False, "version": 1, "currency": "USD",
         "interval": "month", "base_amount": "49.0000", "charges": [COST_PLUS], "is_in_advance": True,
         "trial_days": 0, "min_commitment": "0.0000", "proration": "day", "base_tax": "",
-        "entitlements": {"models": ["gpt-4o"], "limits": {"limit_rpm": 60}},
+        "entitlements": {"models": ["gpt-4o"], "limits": {"limit_rpm": 60}, "features": []},
     }  # fmt: skip
     changed = operator.patch(f"{API}/plans/pro/", {"charges": []}, format="json").json()
     assert (changed["version"], changed["charges"], changed["base_amount"]) == (2, [], "49.0000")

@@ -81,7 +81,9 @@ class FakeStripe:
                 made = {"id": f"bps_{number}", "object": "billing_portal.session",
                         "url": f"https://billing.stripe.com/p/session/{form['customer']}"}  # fmt: skip
             case _:
-                return 404, {"error": {"type": "invalid_request_error", "message": f"Unrecognized URL {path}"}}
+                return 404, {
+                    "error": {"type": "invalid_request_error", "message": f"Unrecognized URL {path}"}
+                }
         self.objects[made["id"]] = made
         return 200, made
 
