@@ -40,6 +40,8 @@ class ProviderKind(StrEnum):
 INPUT_COMPONENTS = ("input", "cache_read", "cache_write", "cache_write_1h", "input_audio", "input_image")
 OUTPUT_COMPONENTS = ("output", "reasoning", "output_audio", "output_image")
 
+_INPUT, _OUTPUT = frozenset(INPUT_COMPONENTS), frozenset(OUTPUT_COMPONENTS)
+
 type UsageSource = Literal["provider", "estimated", "unknown"]
 
 
@@ -58,12 +60,12 @@ class Usage:
     @property
     def input_tokens(self) -> int:
         """All input tokens: plain, cached, audio and image parts together."""
-        return sum(self.units.get(name, 0) for name in INPUT_COMPONENTS)
+        return sum([count for name, count in self.units.items() if name in _INPUT])
 
     @property
     def output_tokens(self) -> int:
         """All output tokens: visible, reasoning, audio and image parts together."""
-        return sum(self.units.get(name, 0) for name in OUTPUT_COMPONENTS)
+        return sum([count for name, count in self.units.items() if name in _OUTPUT])
 
 
 class UsageInvalid(ValueError):

@@ -69,7 +69,7 @@ type _Step = tuple[int, int, int]
 class InForce:
     """The rates between two boundaries, by service tier and component; highest context tier first."""
 
-    __slots__ = ("from_s", "plain", "tiers", "until_s")
+    __slots__ = ("_bounds", "from_s", "plain", "tiers", "until_s")
 
     def __init__(
         self, from_s: float, until_s: float, tiers: Mapping[str, Mapping[str, tuple[_Step, ...]]]
@@ -80,6 +80,31 @@ class InForce:
         self.plain = {
             tier: (steps.get("input", ()), steps.get("output", ())) for tier, steps in tiers.items()
         }
+        self._bounds: dict[tuple[str, str, Collection[str]], tuple[_Step, ...]] = {}
+
+    def dearest(self, tier: str, plain: str, names: Collection[str]) -> tuple[_Step, ...]:
+        """Per context tier the dearest rate of any of these components up to it; highest tier first.
+
+        Empty below the first tier of `plain`, whose price every bound needs. `names` must be hashable.
+        """
+        key = (tier, plain, names)
+        steps = self._bounds.get(key)
+        if steps is None:
+            steps = self._bounds[key] = tuple(self._dearest(self.tiers.get(tier, _NO_RATES), plain, names))
+        return steps
+
+    @staticmethod
+    def _dearest(
+        components: Mapping[str, tuple[_Step, ...]], plain: str, names: Collection[str]
+    ) -> Iterable[_Step]:
+        every = [step for name in {plain, *names} for step in components.get(name, ())]
+        first = min((step[0] for step in components.get(plain, ())), default=None)
+        if first is None:
+            return
+        for minimum in sorted({first, *(step[0] for step in every if step[0] > first)}, reverse=True):
+            within = [step for step in every if step[0] <= minimum]
+            _, numerator, denominator = max(within, key=lambda step: Fraction(step[1], step[2]))
+            yield minimum, numerator, denominator
 
 
 _NO_RATES: Mapping[str, tuple[_Step, ...]] = MappingProxyType({})
@@ -234,29 +259,22 @@ def worst_case_pico(
     request cannot, say, write to the one-hour cache narrows the components. Raises Unpriced("input" or
     "output"); a component without any rate is not in the bound, `cost_of` will call it unpriced.
     """
-    components = card.at(_seconds(instant)).tiers.get(service_tier, _NO_RATES)
-    return _bound(components, "input", input_components, input_tokens, input_tokens) + _bound(
-        components, "output", output_components, output_tokens, input_tokens
-    )
-
-
-def _bound(
-    components: Mapping[str, tuple[_Step, ...]],
-    plain: str,
-    names: Collection[str],
-    tokens: int,
-    total_input: int,
-) -> int:
-    if tokens <= 0:
-        return 0
-    _priced(components, plain, total_input)
-    dearest = 0
-    for name in {plain, *names}:
-        for minimum, numerator, denominator in components.get(name, ()):
-            if minimum == 0 or total_input > minimum:
-                dearest = max(dearest, -(-tokens * numerator // denominator))
-    # Each component of the real cost rounds on its own, up by less than one pico.
-    return dearest + len(names) + 1
+    rates = card.at(_seconds(instant))
+    bound = 0
+    for plain, names, tokens in (
+        ("input", input_components, input_tokens),
+        ("output", output_components, output_tokens),
+    ):
+        if tokens <= 0:
+            continue
+        for minimum, numerator, denominator in rates.dearest(service_tier, plain, names):
+            if minimum == 0 or input_tokens > minimum:
+                # Each component of the real cost rounds on its own, up by less than one pico.
+                bound += -(-tokens * numerator // denominator) + len(names) + 1
+                break
+        else:
+            raise Unpriced(plain)
+    return bound
 
 
 def _step(components: Mapping[str, tuple[_Step, ...]], name: str, total_input: int) -> _Step | None:
