@@ -14,7 +14,7 @@ from gateway.experiments.evaluation import evaluate
 from gateway.logs import consumer
 from gateway.replay import jobs
 from gateway.rerating import PRICE_BOOK
-from gateway.state import reaper
+from gateway.state import budgets, reaper
 from routing.experiments.models import Rollout
 
 DRAIN_S = 20.0
@@ -30,6 +30,12 @@ def drain_usage() -> int:
 def close_abandoned() -> int:
     """Close the calls of workers that died."""
     return reaper.close_abandoned()
+
+
+@shared_task
+def check_budgets() -> int:
+    """Every minute: budgets' counters against the ledger (I8). Returns how many differed, and were repaired."""
+    return len(budgets.check(now=timezone.now()).differences)
 
 
 @shared_task

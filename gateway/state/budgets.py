@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 QUARANTINE_S: Final = 1.0
 DRAIN_WAIT_S: Final = 30.0
 TAKEOVER_MS: Final = 60_000
+OTHER_WAIT_S: Final = 5.0
 CHECK_MS: Final = 120_000
 CHECK_BATCH: Final = 100
 KEEP_S: Final = 3 * 24 * 3600
@@ -43,7 +44,10 @@ KEEP_CHECKS: Final = timedelta(days=7)
 
 
 def rebuild(entry: BudgetEntry, window: Window) -> None:
-    """Returns when the counter is right, or somebody else is at it. Raises TimeoutError if the stream never drains."""
+    """Returns when the counter is right, or somebody else has been at it for OTHER_WAIT_S.
+
+    Raises TimeoutError if the stream never drains.
+    """
     client = redis.Redis.from_url(settings.REDIS_URL)
     try:
         _rebuild(client, entry, window)
@@ -60,6 +64,7 @@ def _rebuild(client: redis.Redis, entry: BudgetEntry, window: Window, *, is_forc
         args=[TAKEOVER_MS, int(is_forced)],
     )
     if begun is None:
+        _wait_for_other(client, key)
         return
     last_id, held_before = begun
     epoch: Any = client.hget(key, "epoch")
@@ -75,6 +80,13 @@ def _rebuild(client: redis.Redis, entry: BudgetEntry, window: Window, *, is_forc
     for bucket, total in parts.items():
         args += ["" if bucket < 0 else bucket, *_split(entry, total)]
     client.register_script((SCRIPTS / "seed_finish.lua").read_text())(keys=[key], args=args)
+
+
+def _wait_for_other(client: redis.Redis, key: str) -> None:
+    """Until whoever rebuilds the counter has done so, or has been at it for too long."""
+    deadline = time.monotonic() + OTHER_WAIT_S
+    while client.hexists(key, "seeding") and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _split(entry: BudgetEntry, total: int) -> tuple[int, int]:
