@@ -81,7 +81,7 @@ def _models(rerating: ReRating) -> list[tuple[str, str]]:
             "ORDER BY provider_model, occurred_at DESC",
             {**values, "start": scope.start, "end": scope.end},
         )
-        return cursor.fetchall()
+        return [(name, model) for name, model in cursor.fetchall()]
 
 
 def _book(keys: Sequence[tuple[str, str]]) -> list[Rate]:

@@ -1,7 +1,9 @@
 """Provider bills over the API: sources, imports, comparisons, decisions, kept proofs. Operators only."""
 
-from typing import Any, ClassVar, cast
+from functools import partial
+from typing import Any, ClassVar
 
+from django.db import transaction
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
@@ -77,7 +79,7 @@ class BillSourceSerializer(StrictSerializer, serializers.ModelSerializer[BillSou
 
     def save(self, **kwargs: Any) -> BillSource:
         key = self.validated_data.pop("api_key", None)
-        source = cast("BillSource", super().save(**kwargs))
+        source = super().save(**kwargs)
         if key is not None:
             source.put_secret(key)
             source.save(update_fields=("sealed", "updated_at"))
@@ -102,7 +104,7 @@ class ImportSerializer(StrictSerializer):
 class ProviderBillSerializer(serializers.ModelSerializer[ProviderBill]):
     """One import."""
 
-    source = serializers.CharField(source="source.slug")
+    source = serializers.CharField(source="source.slug")  # type: ignore[assignment]  # a field
 
     class Meta:
         model = ProviderBill
@@ -162,7 +164,9 @@ class BillSourceResource(Resource[BillSource]):
             tenant=None,
             after={"start": start, "end": end},
         )
-        tasks.pull_bills.delay_on_commit(source_id=str(source.pk), start=str(start), end=str(end))
+        transaction.on_commit(
+            partial(tasks.pull_bills.delay, source_id=str(source.pk), start=str(start), end=str(end))
+        )
         return Response(self.get_serializer(source).data, 202)
 
     @extend_schema(request=ImportSerializer, responses={201: ProviderBillSerializer})
@@ -229,7 +233,9 @@ class ReconcileLineSerializer(serializers.ModelSerializer[ReconcileLine]):
 class ReconcileRunSerializer(StrictSerializer, serializers.ModelSerializer[ReconcileRun]):
     """A comparison of the UTC days [start, end); `totals` by currency."""
 
-    source = serializers.SlugRelatedField(slug_field="slug", queryset=BillSource.objects.all())
+    source = serializers.SlugRelatedField(  # type: ignore[assignment]  # a field
+        slug_field="slug", queryset=BillSource.objects.all()
+    )
     totals = serializers.SerializerMethodField()
 
     class Meta:
