@@ -173,6 +173,19 @@ def _close_without(invoice: Invoice, now: datetime) -> None:
         discard(invoice=invoice, actor=SYSTEM)
 
 
+def _is_issued(wanted: Due) -> bool:
+    return (
+        Invoice.objects.standing()
+        .filter(
+            tenant=wanted.tenant_id,
+            period_start=wanted.period_start,
+            currency=wanted.currency,
+            occasion=wanted.occasion,
+        )
+        .exists()
+    )
+
+
 def close_due(*, now: datetime, limit: int | None = None) -> tuple[int, int]:
     """Work through what is due; how many documents were issued or drafted, and how many failed.
 
@@ -185,6 +198,8 @@ def close_due(*, now: datetime, limit: int | None = None) -> tuple[int, int]:
         try:
             close_one(wanted=wanted, now=now)
         except (ApiError, Unrateable) as error:
+            if _is_issued(wanted):
+                continue  # by a run beside this one
             logger.error(
                 "period %s of tenant %s is not closed: %s", wanted.period_start, wanted.tenant_id, error
             )
