@@ -60,7 +60,7 @@ PLATFORM = (
     Entry(label="Experiments", scope="policies:read", url_name="experiment_list", icon="flask-conical"),
     Entry(label="Tenants", scope="tenants:read", url_name="tenant_list", icon="building-2"),
     Entry(label="Budgets", scope="budgets:read", url_name="budget_list", icon="gauge"),
-    Entry(label="Billing", scope="invoices:read", url_name="invoice_list", icon="receipt-text"),
+    Entry(label="Billing", scope="invoices:read", url_name="billing_home", icon="receipt-text"),
     Entry(label="Providers", scope="providers:read", url_name="provider_list", icon="plug"),
     Entry(label="Health", scope="providers:read", url_name="health_list", icon="activity"),
     Entry(label="Models", scope="models:read", url_name="model_list", icon="boxes"),

@@ -9,20 +9,22 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from billing.alerts.rules import run_rate
-from billing.budgets.counters import spent
+from billing.budgets.count import MONEY
+from billing.budgets.counters import carry, spent
 from billing.models import Budget
 from billing.rating.money import PICO
-from billing.snapshot import entry_of
+from billing.snapshot import currency_of, entry_of
 from tenants.principal import Principal
 
-MONEY = (Budget.Measure.PRICE, Budget.Measure.COST)
 SHARE_AT_MOST = Decimal(1)
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetRow:
-    """Amounts in pico-units for money, else whole tokens or requests. None of `used` and what follows from it
-    for whoever may not see it; `forecast` None before three days of the window have passed.
+    """Amounts in pico-units for money, else whole tokens or requests. `limit` holds what was carried over.
+
+    `used` and what follows from it are None for whoever may not see it; `forecast` before three days of the
+    window have passed. A rolling window has no start that stands still, so none is given.
     """
 
     budget: Budget
@@ -60,11 +62,13 @@ def _row(budget: Budget, principal: Principal, now: datetime) -> BudgetRow:
     window = entry.window_at(now.timestamp())
     is_money = budget.measure in MONEY
     limit = int(budget.limit * (PICO if is_money else 1))
-    start = None if window.end is None else datetime.fromtimestamp(window.start, UTC)
-    end = None if window.end is None else datetime.fromtimestamp(window.end, UTC)
+    is_still = window.end is not None and budget.window != Budget.Window.ROLLING
+    start = None if not is_still else datetime.fromtimestamp(window.start, UTC)
+    end = None if not is_still or window.end is None else datetime.fromtimestamp(window.end, UTC)
     used = forecast = share = reaches_at = None
     if budget.measure != Budget.Measure.COST or principal.can("cost:read", budget.tenant_id):
-        used = spent(entry, window)
+        used, carried = spent(entry, window), carry(entry, window)
+        limit = max(limit + carried, 0)
         share = Decimal(used) / limit if limit else None
         if start is not None and end is not None:
             forecast = run_rate(value=used, start=start, end=end, now=now)
@@ -73,7 +77,7 @@ def _row(budget: Budget, principal: Principal, now: datetime) -> BudgetRow:
         budget=budget,
         scope=_scope(budget),
         is_money=is_money,
-        currency=budget.currency or (budget.tenant.currency if budget.tenant else "USD"),
+        currency=currency_of(budget),
         limit=limit,
         used=used,
         share=share,

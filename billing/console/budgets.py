@@ -11,7 +11,7 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 
-from billing.api import BudgetResource, BudgetSerializer
+from billing.api import BudgetResource
 from billing.console.budget_rows import budget_rows
 from billing.console.places import both_rooms, here
 from billing.console.resources import act, refuse
@@ -23,6 +23,7 @@ from tenants.principal import Principal
 
 READ, WRITE = "budgets:read", "budgets:write"
 MAX_KEYS_OFFERED = 300
+SCOPE = ("tenant", "key", "feature", "model", "user", "plan", "provider", "tag")
 
 
 class BudgetForm(forms.Form):
@@ -82,6 +83,11 @@ class BudgetForm(forms.Form):
         label="At most", max_digits=24, decimal_places=6, min_value=0, required=False
     )
     include_byok = forms.BooleanField(label="Count calls on the tenant's own provider keys", required=False)
+    include_overhead = forms.BooleanField(
+        label="Count shadow calls and evaluations",
+        required=False,
+        help_text="Of the whole house's cost alone.",
+    )
     include_failed = forms.BooleanField(
         label="Count the cost of failed attempts", required=False, initial=True
     )
@@ -105,8 +111,6 @@ class BudgetForm(forms.Form):
         of_tenant: dict[str, list[tuple[str, str]]] = {}
         for key in keys:
             of_tenant.setdefault(key.tenant.name if key.tenant else "", []).append((str(key.pk), key.name))
-        for name in set(self.fields) - set(BudgetSerializer.Meta.fields):
-            del self.fields[name]  # what the resource does not take is not asked for
         cast("forms.ChoiceField", self.fields["tenant"]).choices = [
             ("", "the whole house: all tenants together"),
             *((tenant.slug, tenant.name) for tenant in tenants),
@@ -122,15 +126,16 @@ class BudgetForm(forms.Form):
     @property
     def values(self) -> dict[str, Any]:
         """The fields as the resource takes them."""
-        data = self.cleaned_data
-        blank: dict[str, Any] = {
-            name: "" if isinstance(self.fields[name], forms.CharField) else None
-            for name in data
-            if data[name] in (None, "") and name not in ("tenant", "anchor_day", "week_start")
-        }
-        given = {name: value for name, value in data.items() if value not in (None, "")}
-        nothing: dict[str, Any] = {name: None for name in ("key", "plan") if name in blank}
-        return {**given, **blank, **nothing}
+        data = dict(self.cleaned_data)
+        scope: dict[str, Any] = {name: data.pop(name) for name in SCOPE}
+        for name in ("tenant", "key", "plan"):
+            scope[name] = scope[name] or None
+        if not data["currency"]:
+            del data["currency"]  # the tenant's own, which the resource knows
+        for name in ("anchor_day", "week_start"):
+            if data[name] in (None, ""):
+                del data[name]
+        return data | {"scope": scope}
 
 
 def _tenants(request: ConsoleRequest) -> QuerySet[Tenant]:
@@ -214,21 +219,29 @@ def _initial(budget: Budget) -> dict[str, Any]:
     }
 
 
+def _of_scope(error: ApiError) -> dict[str, str]:
+    """`scope.key` is about the field key."""
+    return {"scope": (error.param or "").rpartition(".")[2]}
+
+
 def _form_page(request: ConsoleRequest, form: BudgetForm, budget: Budget | None) -> HttpResponse:
     if budget is not None or request.tenant is not None:
         owner = budget.tenant if budget is not None else request.tenant
         form.fields["tenant"].widget = forms.HiddenInput()
         form.initial["tenant"] = owner.slug if owner else ""
+        if owner is not None:
+            del form.fields["include_overhead"]
     if request.method == "POST" and form.is_valid():
         values = form.values
-        values["tenant"] = form.initial["tenant"] or values.get("tenant") or None
+        if budget is not None or request.tenant is not None:
+            values["scope"]["tenant"] = form.initial["tenant"] or None
         try:
             if budget is None:
                 act(request, BudgetResource, "post", values, action="create")
             else:
                 act(request, BudgetResource, "patch", values, action="partial_update", pk=budget.pk)
         except ApiError as error:
-            refuse(form, error)
+            refuse(form, error, _of_scope(error))
         else:
             messages.success(request, "The budget is in force within seconds.")
             return redirect(here(request, "budget_list"))

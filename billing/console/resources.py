@@ -7,10 +7,12 @@ than the one that the console's room let in.
 import io
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import orjson
 from django import forms
 from django.core.handlers.wsgi import WSGIRequest
+from django.http import HttpResponse
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
@@ -37,23 +39,13 @@ def act(
     data: Mapping[str, Any] | None = None,
     *,
     action: str = "",
+    idempotency_key: str = "",
     **kwargs: Any,
 ) -> dict[str, Any]:
     """Let the resource do it; `action` is a viewset's. Returns its answer, raises ApiError as the API says it."""
-    body = orjson.dumps(plain(data or {}))
-    inner = WSGIRequest(
-        {
-            "REQUEST_METHOD": method.upper(),
-            "PATH_INFO": request.path,
-            "CONTENT_TYPE": "application/json",
-            "CONTENT_LENGTH": str(len(body)),
-            "wsgi.input": io.BytesIO(body),
-            "REMOTE_ADDR": request.META.get("REMOTE_ADDR", ""),
-            "SERVER_NAME": request.META.get("SERVER_NAME", ""),
-            "SERVER_PORT": request.META.get("SERVER_PORT", ""),
-            _PRINCIPAL: request.principal,
-        }
-    )
+    inner = _inner(request, method, orjson.dumps(plain(data or {})))
+    if idempotency_key:
+        inner.META["HTTP_IDEMPOTENCY_KEY"] = idempotency_key
     kwargs = {name: str(value) for name, value in kwargs.items()}
     options: dict[str, Any] = {"authentication_classes": (LetIn,)}
     # A viewset's as_view takes which action answers the method; a plain view knows its own.
@@ -66,6 +58,33 @@ def act(
         code = error["code"] if error["code"] in STATUS_OF else "internal_error"
         raise ApiError(code, error["message"], param=error["param"])
     return found
+
+
+def download(request: ConsoleRequest, resource: type[Guarded], query: Mapping[str, str]) -> HttpResponse:
+    """The file that the resource answers a GET with, its parameters as in the API."""
+    view: Any = resource.as_view
+    answer: HttpResponse = view(authentication_classes=(LetIn,))(
+        _inner(request, "get", b"", urlencode(query))
+    )
+    return answer
+
+
+def _inner(request: ConsoleRequest, method: str, body: bytes, query: str = "") -> WSGIRequest:
+    """The request as the resource gets it: the same person, address and path."""
+    return WSGIRequest(
+        {
+            "REQUEST_METHOD": method.upper(),
+            "PATH_INFO": request.path,
+            "QUERY_STRING": query,
+            "CONTENT_TYPE": "application/json",
+            "CONTENT_LENGTH": str(len(body)),
+            "wsgi.input": io.BytesIO(body),
+            "REMOTE_ADDR": request.META.get("REMOTE_ADDR", ""),
+            "SERVER_NAME": request.META.get("SERVER_NAME", ""),
+            "SERVER_PORT": request.META.get("SERVER_PORT", ""),
+            _PRINCIPAL: request.principal,
+        }
+    )
 
 
 def refuse(form: forms.Form, error: ApiError, names: Mapping[str, str] | None = None) -> None:

@@ -2,9 +2,11 @@
 
 from django.urls import URLPattern, path
 
-from billing.console import alerts, budgets, invoices, parties
+from billing.console import alerts, budgets, home, invoices, margin, parties, plans, wallets
 from billing.console.places import both
 
+_BILLING = "t/<slug:tenant_slug>/billing"
+_WALLET = f"{_BILLING}/wallet"
 _INVOICE = "platform/billing/invoices/<uuid:invoice_id>"
 
 console_urlpatterns: list[URLPattern] = [
@@ -60,4 +62,19 @@ console_urlpatterns: list[URLPattern] = [
     path("platform/billing/coupons/", parties.coupon_list, name="coupon_list"),
     path("platform/billing/coupons/new/", parties.coupon_create, name="coupon_create"),
     path("platform/billing/coupons/<slug:code>/redeem/", parties.coupon_redeem, name="coupon_redeem"),
+    path("platform/billing/", home.billing_home, name="billing_home"),
+    path("platform/billing/margin/", margin.margin, name="margin"),
+    path("platform/billing/margin.csv", margin.margin_csv, name="margin_csv"),
+    path("platform/billing/plans/", plans.plan_list, name="plan_list"),
+    path("platform/billing/plans/new/", plans.plan_create, name="plan_create"),
+    path("platform/billing/plans/example/", plans.plan_example, name="plan_example"),
+    path("platform/billing/plans/<slug:slug>/", plans.plan_detail, name="plan_detail"),
+    path("platform/billing/plans/<slug:slug>/edit/", plans.plan_edit, name="plan_edit"),
+    path(f"{_WALLET}/", wallets.wallet, name="wallet"),
+    path(f"{_WALLET}/grant/", wallets.wallet_grant, name="wallet_grant"),
+    path(f"{_WALLET}/automatic/", wallets.wallet_auto, name="wallet_auto"),
+    path(f"{_WALLET}/prepaid/", wallets.wallet_prepaid, name="wallet_prepaid"),
+    path(f"{_WALLET}/top-up/", wallets.wallet_top_up, name="wallet_top_up"),
+    path(f"{_BILLING}/statement/", wallets.account_statement, name="account_statement"),
+    path(f"{_BILLING}/statement.csv", wallets.account_statement_csv, name="account_statement_csv"),
 ]

@@ -16,6 +16,8 @@ from django.utils.translation import get_language
 
 from billing.console import places
 from billing.rating.money import minor_text, plain_text
+from gateway.templatetags.console import percent
+from gateway.templatetags.money import money
 
 register = template.Library()
 
@@ -80,3 +82,24 @@ def is_nonzero(amount: str | None) -> bool:
 def normal(number: Decimal | None) -> str:
     """A decimal without needless zeros."""
     return "\N{EN DASH}" if number is None else plain_text(number)
+
+
+@register.filter
+def words(name: str) -> str:
+    """A name of code for people: robust_theta is robust theta."""
+    return name.replace("_", " ")
+
+
+@register.filter
+def e6(amount: int | str | None, currency: str) -> SafeString:
+    """Millionths of a currency unit as money; an en dash where there is nothing to divide by.
+
+    A template that asks a None for its figures gets "": that is nothing as well.
+    """
+    return SafeString("\N{EN DASH}") if not isinstance(amount, int) else money(amount * 10**6, currency)
+
+
+@register.filter
+def e2_percent(hundredths: int | str | None) -> str:
+    """Hundredths of a percent; nothing as in `e6`."""
+    return percent(Decimal(hundredths) / 10_000 if isinstance(hundredths, int) else None)

@@ -53,7 +53,7 @@ FILES = {
         "credit_note_pdf",
         "credit_note_xml",
     )
-}
+} | {"margin_csv", "account_statement_csv"}
 OPERATOR_PAGES = {
     "platform-home": "/platform/",
     "platform-requests": "/platform/requests/",
@@ -89,6 +89,14 @@ OPERATOR_PAGES = {
     "channels": "/platform/budgets/channels/",
     "channel-new": "/platform/budgets/channels/new/",
     "channel": "/platform/budgets/channels/{platform_channel_id}/",
+    "billing": "/platform/billing/",
+    "margin": "/platform/billing/margin/?by=tenant&then=model&span=90d",
+    "margin-losing": "/platform/billing/margin/?by=feature&losing=on",
+    "plans": "/platform/billing/plans/",
+    "plan": "/platform/billing/plans/scale-up/",
+    "plan-new": "/platform/billing/plans/new/",
+    "plan-edit": "/platform/billing/plans/scale-up/edit/",
+    "wallet-as-operator": "/t/acme/billing/wallet/",
     "invoices": "/platform/billing/invoices/",
     "invoice-draft-new": "/platform/billing/invoices/draft/",
     "invoice": "/platform/billing/invoices/{invoice_id}/",
@@ -147,6 +155,9 @@ OWNER_PAGES = {
     "tenant-invoice": "/t/acme/billing/invoices/{invoice_id}/",
     "tenant-invoice-calls": "/t/acme/billing/invoices/{invoice_id}/lines/{position}/",
     "tenant-credit-note": "/t/acme/billing/credit-notes/{note_id}/",
+    "tenant-wallet": "/t/acme/billing/wallet/",
+    "tenant-wallet-empty": "/t/fresh-foods/billing/wallet/",
+    "tenant-statement": "/t/acme/billing/statement/",
     "tenant-preview": "/t/acme/billing/preview/",
     "tenant-billing-details": "/t/acme/billing/details/",
     "members": "/t/acme/members/",

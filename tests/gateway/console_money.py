@@ -24,7 +24,9 @@ from billing.models import (
     Plan,
     TaxRate,
 )
+from billing.rating.money import PICO
 from billing.subscriptions import publish, subscribe
+from billing.wallets.book import grant
 from tenants import webhooks
 from tenants.principal import SYSTEM
 
@@ -178,6 +180,16 @@ def _documents(acme, nordlicht, now):
     drafted = draft(
         tenant=nordlicht, period=period_of(nordlicht, last, now=now), now=now, actor=SYSTEM
     ).invoice
+    grant(
+        tenant=acme,
+        currency="USD",
+        amount_pico=25 * PICO,
+        category="promotional",
+        name="Welcome credit",
+        at=now,
+        actor=SYSTEM,
+        expires_at=now + timedelta(days=60),
+    )
     line = next(each for each in newer.lines.all() if each.measured)
     return newer.pk, line.position, drafted.pk, note.pk, rate.pk
 
