@@ -48,7 +48,7 @@ def newest_version(plan: Plan) -> PlanVersion:
 
 TERMS = (
     "currency", "interval", "base_amount", "is_in_advance", "trial_days", "min_commitment", "proration",
-    "base_tax", "charges", "allowed_models", "limits",
+    "base_tax", "charges", "allowed_models", "limits", "features",
 )  # fmt: skip
 """The columns of a plan version that are its wording."""
 

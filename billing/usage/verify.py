@@ -21,6 +21,7 @@ from billing.models import BudgetCheck
 from billing.reconciliation.verify import bill_checks
 from billing.usage.partitions import LEDGER
 from billing.usage.rollups import IS_OVERHEAD, ROLLUPS, Rollup
+from billing.wallets.verify import wallet_checks
 
 __all__ = ["Check", "Proof", "verify"]
 
@@ -61,6 +62,7 @@ def verify(*, since: datetime | None = None, until: datetime | None = None) -> P
             _counters_check(),
             *document_checks(since=since, until=until),
             *bill_checks(since=since, until=until),
+            *wallet_checks(),
         )
     ok = all(check.ok or check.is_warning for check in checks)
     return Proof(ok=ok, checks=checks, since=since, until=until, as_of=as_of)

@@ -158,3 +158,13 @@ def test_a_tenant_may_look_but_not_move_itself(plans):
     ):
         assert error_of(answer)[:2] == (403, "permission_denied")
     assert not SubscriptionChange.objects.exists()
+
+
+def test_a_plan_entitles_to_features_that_a_new_version_keeps(plans):
+    clerk = client_with(None, "plans:*")
+    terms = {"entitlements": {"features": ["sso", "priority-support"]}}
+    assert clerk.patch("/api/v1/plans/pro/", terms, format="json").json()["entitlements"]["features"] == [
+        "sso", "priority-support",
+    ]  # fmt: skip
+    changed = clerk.patch("/api/v1/plans/pro/", {"base_amount": "60"}, format="json").json()
+    assert (changed["version"], changed["entitlements"]["features"]) == (3, ["sso", "priority-support"])
