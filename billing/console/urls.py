@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from billing.console import alerts, budgets, home, invoices, margin, parties, plans, wallets
+from billing.console import alerts, books, budgets, home, invoices, margin, parties, plans, wallets
 from billing.console.places import both
 
 _BILLING = "t/<slug:tenant_slug>/billing"
@@ -77,4 +77,23 @@ console_urlpatterns: list[URLPattern] = [
     path(f"{_WALLET}/top-up/", wallets.wallet_top_up, name="wallet_top_up"),
     path(f"{_BILLING}/statement/", wallets.account_statement, name="account_statement"),
     path(f"{_BILLING}/statement.csv", wallets.account_statement_csv, name="account_statement_csv"),
+    path("platform/billing/bills/", books.reconciliation, name="reconciliation"),
+    path("platform/billing/bills/pull/", books.bill_pull, name="bill_pull"),
+    path("platform/billing/bills/sources/new/", books.bill_source_create, name="bill_source_create"),
+    path("platform/billing/bills/sources/<slug:slug>/", books.bill_source_edit, name="bill_source_edit"),
+    path("platform/billing/bills/sources/<slug:slug>/import/", books.bill_import, name="bill_import"),
+    path("platform/billing/bills/runs/<uuid:run_id>/", books.reconcile_run, name="reconcile_run"),
+    path(
+        "platform/billing/bills/lines/<uuid:line_id>/resolve/",
+        books.reconcile_resolve,
+        name="reconcile_resolve",
+    ),
+    path("platform/billing/re-ratings/", books.rerating_list, name="rerating_list"),
+    path("platform/billing/re-ratings/new/", books.rerating_create, name="rerating_create"),
+    path("platform/billing/re-ratings/<uuid:rerating_id>/", books.rerating_detail, name="rerating_detail"),
+    path(
+        "platform/billing/re-ratings/<uuid:rerating_id>/decide/",
+        books.rerating_decide,
+        name="rerating_decide",
+    ),
 ]

@@ -103,3 +103,9 @@ def e6(amount: int | str | None, currency: str) -> SafeString:
 def e2_percent(hundredths: int | str | None) -> str:
     """Hundredths of a percent; nothing as in `e6`."""
     return percent(Decimal(hundredths) / 10_000 if isinstance(hundredths, int) else None)
+
+
+@register.filter
+def e4_percent(ten_thousandths: int) -> str:
+    """Ten-thousandths of a percent."""
+    return percent(Decimal(ten_thousandths) / 1_000_000)

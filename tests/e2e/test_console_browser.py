@@ -92,6 +92,13 @@ OPERATOR_PAGES = {
     "billing": "/platform/billing/",
     "margin": "/platform/billing/margin/?by=tenant&then=model&span=90d",
     "margin-losing": "/platform/billing/margin/?by=feature&losing=on",
+    "bills": "/platform/billing/bills/",
+    "bill-source-new": "/platform/billing/bills/sources/new/",
+    "bill-source": "/platform/billing/bills/sources/openai-bills/",
+    "bill-run": "/platform/billing/bills/runs/{run_id}/",
+    "re-ratings": "/platform/billing/re-ratings/",
+    "re-rating-new": "/platform/billing/re-ratings/new/",
+    "re-rating": "/platform/billing/re-ratings/{rerating_id}/",
     "plans": "/platform/billing/plans/",
     "plan": "/platform/billing/plans/scale-up/",
     "plan-new": "/platform/billing/plans/new/",
@@ -210,7 +217,8 @@ def empty(kept_plans):
         " gateway_request_log, gateway_replay, gateway_shadowsample, gateway_feedback, billing_budget,"
         " billing_alertchannel, billing_alertrule, billing_alertfiring, billing_alertdelivery,"
         " billing_invoice, billing_creditnote, billing_legalentity, billing_taxrate, billing_billingprofile,"
-        " billing_coupon, billing_wallet, billing_payment"
+        " billing_coupon, billing_wallet, billing_payment, billing_billsource,"
+        " billing_rerating"
     )
     with connection.cursor() as cursor:
         cursor.execute("SET session_replication_role = replica")

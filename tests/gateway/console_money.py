@@ -1,7 +1,7 @@
 """The console world's money: budgets, alerts with messages that arrived or did not, a seller and its documents."""
 
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from billing.models import (
     AlertDelivery,
     AlertRule,
     BillingProfile,
+    BillSource,
     Budget,
     Coupon,
     LegalEntity,
@@ -25,6 +26,9 @@ from billing.models import (
     TaxRate,
 )
 from billing.rating.money import PICO
+from billing.reconciliation.bills import import_file
+from billing.reconciliation.run import reconcile
+from billing.rerating.jobs import ask
 from billing.subscriptions import publish, subscribe
 from billing.wallets.book import grant
 from tenants import webhooks
@@ -49,6 +53,9 @@ class Money:
     draft_id: UUID  # of nordlicht's last month
     note_id: UUID  # credits a part of an older, paid invoice of acme
     rate_id: UUID
+    run_id: UUID  # openai's bill of two days against the ledger
+    line_id: UUID  # a difference of it
+    rerating_id: UUID  # waits for its dry run
 
 
 def build(*, acme, nordlicht, key, now):
@@ -72,7 +79,7 @@ def build(*, acme, nordlicht, key, now):
     Budget.objects.create(tenant=nordlicht, name="Redaktion", limit=Decimal(50))
     of_acme = _alert(acme, monthly, now)
     of_platform = _alert(None, None, now)
-    return Money(monthly.pk, *of_acme, *of_platform, *_documents(acme, nordlicht, now))
+    return Money(monthly.pk, *of_acme, *of_platform, *_documents(acme, nordlicht, now), *_books(now))
 
 
 def _alert(tenant, budget, now):
@@ -202,3 +209,26 @@ def _issued(tenant, moment, *, now):
 def month_before(moment):
     """The middle of the month before."""
     return (moment.replace(day=1) - timedelta(days=15)).replace(hour=12)
+
+
+def _books(now):
+    """A provider's file of two days that is not what the ledger says, and a correction that was asked for."""
+    source = BillSource.objects.create(slug="openai-bills", provider="openai", kind="csv")
+    today = now.astimezone(UTC).date()
+    days = [today - timedelta(days=back) for back in (2, 1)]
+    text = "day,amount,currency,model\n" + "".join(f"{day},1.25,USD,gpt-4o\n" for day in days)
+    import_file(source=source, text=text, start=None, end=None, actor=SYSTEM, now=now)
+    run = reconcile(source=source, start=days[0], end=today, actor=SYSTEM, now=now)
+    line = run.lines.exclude(status="match").first()
+    asked = ask(
+        reason="The price list of spring was wrong",
+        start=now - timedelta(days=2),
+        end=now - timedelta(minutes=1),
+        provider="openai",
+        provider_model="gpt-4o",
+        tenants=[],
+        rates=[{"component": "input", "price": "2.00", "per": 1_000_000, "currency": "USD"}],
+        needs_two=False,
+        actor=SYSTEM,
+    )
+    return run.pk, line.pk, asked.pk
