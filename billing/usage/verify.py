@@ -20,7 +20,17 @@ from billing.invoicing.verify import document_checks
 from billing.models import BudgetCheck
 from billing.reconciliation.verify import bill_checks
 from billing.usage.partitions import LEDGER
-from billing.usage.rollups import IS_OVERHEAD, ROLLUPS, Rollup
+from billing.usage.rollups import (
+    FINAL_WEIGHT,
+    HOUR,
+    IS_OVERHEAD,
+    IS_TENANTS,
+    ROLLUPS,
+    TOKENS,
+    USAGE_HOUR,
+    WEIGHT,
+    Rollup,
+)
 from billing.wallets.verify import wallet_checks
 
 __all__ = ["Check", "Proof", "verify"]
@@ -53,6 +63,7 @@ def verify(*, since: datetime | None = None, until: datetime | None = None) -> P
         window = _Window(since, until)
         checks = (
             *(_rollup_check(cursor, rollup, window) for rollup in ROLLUPS),
+            _local_day_check(cursor, window),
             _components_check(cursor, window),
             _sign_check(cursor, window),
             _reversal_check(cursor, window),
@@ -125,6 +136,46 @@ def _difference(row: Mapping[str, Any], keys: tuple[str, ...], sums: tuple[str, 
         if ledger[name] != rollup[name]
     )
     return f"{place}: {figures}"
+
+
+def _local_day_check(cursor: CursorWrapper, window: _Window) -> Check:
+    """I2: hours put together to the days of each tenant's zone are the ledger's days there.
+
+    Hours that a zone's midnight could cut (offsets of half an hour) are left out on both sides: reports take
+    those from the ledger.
+    """
+    sums = ("attempts", "requests", "tokens", "cost_pico", "price_pico")
+    of_ledger = (WEIGHT, FINAL_WEIGHT, TOKENS, "coalesce(cost_pico, 0)", "coalesce(price_pico, 0)")
+    of_hours = ("attempts", "requests", TOKENS, "cost_pico", "price_pico")
+    keys = ("tenant_id", "day", "cost_currency", "price_currency")
+
+    def days(moment: str, table: str, expressions: tuple[str, ...], condition: str) -> str:
+        shown = ", ".join(f"sum({e})::numeric AS {name}" for e, name in zip(expressions, sums, strict=True))
+        hour = moment if moment == "hour" else HOUR
+        return (
+            f"SELECT tenant_id, ({moment} AT TIME ZONE timezone)::date AS day, cost_currency, price_currency, "
+            f"{shown} FROM {table} JOIN tenants_tenant zone ON zone.id = tenant_id "
+            f"WHERE {window.over(moment)} AND {condition} "
+            f"AND extract(minute FROM {hour} AT TIME ZONE timezone) = 0 GROUP BY 1, 2, 3, 4"
+        )
+
+    differs = " OR ".join(f"coalesce(l.{name}, 0) <> coalesce(r.{name}, 0)" for name in sums)
+    cursor.execute(
+        f"WITH l AS ({days('occurred_at', LEDGER, of_ledger, IS_TENANTS)}), "
+        f"r AS ({days('hour', USAGE_HOUR.table, of_hours, 'TRUE')}), "
+        f"wrong AS (SELECT tenant_id, day FROM l FULL OUTER JOIN r USING ({', '.join(keys)}) WHERE {differs}) "
+        f"SELECT (SELECT count(*) FROM l), (SELECT count(*) FROM wrong), "
+        f"ARRAY(SELECT tenant_id || ' ' || day FROM wrong ORDER BY 1 LIMIT {SHOWN})",
+        window.parameters,
+    )
+    seen, wrong, shown = cursor.fetchone()
+    return Check(
+        name="hours = days in each tenant's zone (I2)",
+        ok=wrong == 0,
+        detail=", ".join(shown) or f"{seen} local days agree",
+        expected="0 days differ",
+        found=f"{wrong} days differ",
+    )
 
 
 # ------------------------------------------------------------------ the ledger in itself
