@@ -21,9 +21,20 @@ from billing.models import (
     AlertStep,
     AlertWatch,
     Budget,
+    CreditGrant,
+    DunningHold,
+    DunningReminder,
+    DunningSchedule,
+    Payment,
+    PaymentCustomer,
+    PaymentEvent,
     Plan,
     PlanVersion,
+    Refund,
     Subscription,
+    SubscriptionChange,
+    Wallet,
+    WalletEntry,
 )
 
 if TYPE_CHECKING:
@@ -124,3 +135,52 @@ class AlertTraceAdmin(ReadOnly):
 class AlertActionAdmin(ReadOnly):
     list_display = ("created_at", "action", "api_key", "until", "undone_at")
     list_select_related = ("api_key",)
+
+
+@admin.register(Wallet)
+class WalletAdmin(ReadOnly):
+    list_display = ("tenant", "currency", "balance_pico", "is_prepaid")
+    list_select_related = ("tenant",)
+
+
+@admin.register(CreditGrant)
+class CreditGrantAdmin(ReadOnly):
+    list_display = ("tenant", "name", "category", "amount_pico", "remaining_pico", "expires_at")
+    list_select_related = ("tenant",)
+
+
+@admin.register(WalletEntry)
+class WalletEntryAdmin(ReadOnly):
+    list_display = ("at", "tenant", "kind", "amount_pico")
+    list_select_related = ("tenant",)
+
+
+@admin.register(Payment)
+class PaymentAdmin(ReadOnly):
+    list_display = ("created_at", "tenant", "provider", "purpose", "status", "amount_minor", "currency")
+    list_select_related = ("tenant",)
+    list_filter: ClassVar = ("provider", "purpose", "status")
+
+
+@admin.register(Refund)
+class RefundAdmin(ReadOnly):
+    list_display = ("created_at", "tenant", "destination", "status", "amount_minor")
+    list_select_related = ("tenant",)
+
+
+@admin.register(PaymentCustomer, PaymentEvent, SubscriptionChange, DunningHold)
+class PaymentTraceAdmin(ReadOnly):
+    pass
+
+
+@admin.register(DunningReminder)
+class DunningReminderAdmin(ReadOnly):
+    list_display = ("due_at", "tenant", "invoice", "day", "state")
+    list_select_related = ("tenant", "invoice")
+    list_filter: ClassVar = ("state",)
+
+
+@admin.register(DunningSchedule)
+class DunningScheduleAdmin(_Admin):
+    list_display = ("legal_entity", "days", "local_time", "is_enabled")
+    list_select_related = ("legal_entity",)
