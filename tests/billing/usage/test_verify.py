@@ -6,6 +6,7 @@ from django.db import connection
 
 from billing.usage.verify import verify
 from tests.billing.ledger import NOON, put, record, request_id_at, stream
+from tests.factories import tenant
 
 pytestmark = pytest.mark.django_db
 
@@ -83,3 +84,14 @@ def test_a_row_outside_the_partitions_is_a_warning() -> None:
     assert [(check.name, check.is_warning) for check in proof.checks if not check.ok] == [
         ("every row lies in its day's partition", True)
     ]
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata", "Pacific/Apia"])
+def test_hours_make_up_the_days_of_a_tenants_zone(zone: str) -> None:
+    acme = tenant("acme", timezone=zone)
+    put(*(record(NOON + timedelta(minutes=37 * n), tenant_id=acme.pk) for n in range(60)))
+    (check,) = (check for check in verify().checks if check.name == "hours = days in each tenant's zone (I2)")
+    assert check.ok
+    assert check.detail == ("0 local days agree" if zone == "Asia/Kolkata" else "2 local days agree")
+    execute("UPDATE billing_usage_hour SET hour = hour - interval '3 days' WHERE hour = '2026-11-24 12:00Z'")
+    assert ("hours = days in each tenant's zone (I2)" in failed()) is (zone != "Asia/Kolkata")
