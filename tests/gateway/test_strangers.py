@@ -8,6 +8,8 @@ from django.urls import URLPattern, get_resolver
 from django.utils import timezone
 
 from billing.models import AlertChannel, AlertDelivery, AlertFiring, AlertRule, Budget
+from billing.payments import book as payments
+from billing.wallets import book as wallets
 from tenants import keys
 from tenants.models import Membership, Tenant, User
 from tenants.principal import SYSTEM
@@ -43,11 +45,25 @@ def world(db):
     member = Membership.objects.create(tenant=theirs, user=user, role="owner")
     budget = Budget.objects.create(tenant=theirs, name="Theirs-secret-budget", limit=1)
     alerts = alerts_of(theirs, budget)
+    credit = credit_of(theirs)
     stranger = keys.issue(tenant=mine, name="stranger", scopes=("*",), actor=SYSTEM).text
     return {
         "stranger": stranger,
-        "ids": [str(key.id), str(member.id), str(budget.id), *alerts, str(uuid.UUID(int=1))],
+        "ids": [str(key.id), str(member.id), str(budget.id), *alerts, *credit, str(uuid.UUID(int=1))],
     }
+
+
+def credit_of(theirs):
+    """A grant, its entry, and a payment that waits."""
+    now = timezone.now()
+    grant = wallets.grant(
+        tenant=theirs, currency="USD", amount_pico=1, category="paid", at=now, actor=SYSTEM,
+        name="Theirs-secret-grant",
+    )  # fmt: skip
+    payment = payments.ask_for_top_up(
+        tenant=theirs, currency="USD", amount_minor=1, key="theirs-secret-key", now=now, actor=SYSTEM
+    )
+    return [str(grant.id), str(grant.entries.get().id), str(payment.id)]
 
 
 def alerts_of(theirs, budget):
