@@ -83,6 +83,8 @@ def test_the_floors_paths_are_described_without_a_warning() -> None:
         "usage/",
         "usage.csv",
         "ledger/verify/",
+        "fx-rates/",
+        "fx-rates/{id}/",
         "ledger/proofs/",
         "ledger/proofs/{id}/",
         "economics/",
