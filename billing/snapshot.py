@@ -65,17 +65,14 @@ class BudgetEntry:
     throttle_rpm: int | None = None
     _memo: list[Window] = field(default_factory=list, compare=False, repr=False)
 
-    @property
-    def counted(self) -> Counted:
-        """What of a matching call counts."""
-        return Counted(
-            self.measure,
-            self.currency,
-            self.model,
-            self.provider,
-            self.include_byok,
-            self.include_failed,
+    counted: Counted = field(init=False, compare=False, repr=False)
+    """What of a matching call counts."""
+
+    def __post_init__(self) -> None:
+        counted = Counted(
+            self.measure, self.currency, self.model, self.provider, self.include_byok, self.include_failed
         )
+        object.__setattr__(self, "counted", counted)
 
     @property
     def unit(self) -> int:

@@ -27,6 +27,8 @@ from tenants.scopes import is_scope
 
 PREFIX: Final = "th"
 PUBLIC_ID_CHARACTERS: Final = 12
+PUBLIC_ID: Final = slice(len(PREFIX) + 1, len(PREFIX) + 1 + PUBLIC_ID_CHARACTERS)
+"""Where the public id stands in a key's text."""
 SECRET_BYTES: Final = 32
 SECRET_CHARACTERS: Final = 43  # 62**43 > 256**32
 CHECKSUM_CHARACTERS: Final = 6  # 62**6 > 2**32
