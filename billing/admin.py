@@ -20,19 +20,40 @@ from billing.models import (
     AlertRule,
     AlertStep,
     AlertWatch,
+    BillingProfile,
+    BillSource,
     Budget,
+    BudgetCheck,
+    ClosedPeriod,
+    Coupon,
     CreditGrant,
+    CreditNote,
+    CreditNoteLine,
+    DocumentCounter,
     DunningHold,
     DunningReminder,
     DunningSchedule,
+    FxRate,
+    Invoice,
+    InvoiceDiscount,
+    InvoiceLine,
+    LedgerProof,
+    LegalEntity,
     Payment,
     PaymentCustomer,
     PaymentEvent,
     Plan,
     PlanVersion,
+    ProviderBill,
+    ProviderBillLine,
+    ReconcileLine,
+    ReconcileRun,
     Refund,
+    ReRating,
     Subscription,
     SubscriptionChange,
+    TaxRate,
+    TenantCoupon,
     Wallet,
     WalletEntry,
 )
@@ -184,3 +205,81 @@ class DunningReminderAdmin(ReadOnly):
 class DunningScheduleAdmin(_Admin):
     list_display = ("legal_entity", "days", "local_time", "is_enabled")
     list_select_related = ("legal_entity",)
+
+
+@admin.register(LegalEntity)
+class LegalEntityAdmin(_Admin):
+    list_display = ("code", "name", "country", "vat_id")
+
+
+@admin.register(BillingProfile)
+class BillingProfileAdmin(_Admin):
+    list_display = ("tenant", "legal_name", "country", "tax_treatment")
+    list_select_related = ("tenant",)
+    raw_id_fields = ("tenant",)
+
+
+@admin.register(TaxRate)
+class TaxRateAdmin(_Admin):
+    list_display = ("key", "category", "percent", "country", "valid_from", "valid_to")
+
+
+@admin.register(Coupon)
+class CouponAdmin(_Admin):
+    list_display = ("code", "kind", "value", "currency", "is_active")
+
+
+@admin.register(Invoice)
+class InvoiceAdmin(ReadOnly):
+    list_display = ("number", "tenant", "status", "currency", "period_start", "period_end", "issue_date")
+    list_select_related = ("tenant",)
+    list_filter: ClassVar = ("status", "document")
+    search_fields = ("number",)
+
+
+@admin.register(CreditNote)
+class CreditNoteAdmin(ReadOnly):
+    list_display = ("number", "tenant", "invoice", "total_minor", "currency", "issue_date")
+    list_select_related = ("tenant", "invoice")
+
+
+@admin.register(FxRate)
+class FxRateAdmin(ReadOnly):
+    list_display = ("base", "quote", "day", "rate", "source")
+
+
+@admin.register(LedgerProof)
+class LedgerProofAdmin(ReadOnly):
+    list_display = ("at", "ok", "is_whole", "duration_ms")
+    list_filter: ClassVar = ("ok",)
+
+
+@admin.register(BillSource)
+class BillSourceAdmin(ReadOnly):
+    """Its key is sealed to the row and comes only through the API."""
+
+    list_display = ("slug", "provider", "kind", "is_enabled", "pulled_at", "last_error")
+    exclude = ("sealed",)
+
+
+@admin.register(ReRating)
+class ReRatingAdmin(ReadOnly):
+    list_display = ("created_at", "provider", "provider_model", "status", "reason")
+    list_filter: ClassVar = ("status",)
+
+
+@admin.register(
+    BudgetCheck,
+    ClosedPeriod,
+    CreditNoteLine,
+    DocumentCounter,
+    InvoiceDiscount,
+    InvoiceLine,
+    ProviderBill,
+    ProviderBillLine,
+    ReconcileLine,
+    ReconcileRun,
+    TenantCoupon,
+)
+class BookTraceAdmin(ReadOnly):
+    pass

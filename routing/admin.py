@@ -8,12 +8,16 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
+from routing.experiments.models import Experiment, PolicyShadow, Rollout, RolloutDecision
 from routing.health.models import HealthSample, Incident
 from routing.models import (
     CostRate,
     Credential,
     Endpoint,
+    Feature,
+    KillSwitch,
     Model,
+    PolicyBinding,
     Provider,
     RoutingPolicy,
     RoutingPolicyVersion,
@@ -122,3 +126,46 @@ class IncidentAdmin(ReadOnlyAdmin):
     list_display = ("endpoint", "opened_at", "closed_at", "reason", "opened_by", "closed_by")
     list_filter = ("endpoint__provider",)
     list_select_related = ("endpoint__provider",)
+
+
+@admin.register(Feature)
+class FeatureAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("slug", "tenant", "policy", "slo_p95_ms", "slo_success")
+    list_select_related = ("tenant", "policy")
+    search_fields = ("slug",)
+
+
+@admin.register(PolicyBinding)
+class PolicyBindingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("policy", "tenant", "plan")
+    list_select_related = ("policy", "tenant")
+
+
+@admin.register(KillSwitch)
+class KillSwitchAdmin(ReadOnlyAdmin):
+    list_display = ("kind", "target", "reason", "thrown_at", "thrown_by", "restored_at")
+    list_filter = ("kind",)
+
+
+@admin.register(Experiment)
+class ExperimentAdmin(ReadOnlyAdmin):
+    list_display = ("slug", "policy", "unit", "status", "started_at", "stopped_at")
+    list_select_related = ("policy",)
+
+
+@admin.register(PolicyShadow)
+class PolicyShadowAdmin(ReadOnlyAdmin):
+    list_display = ("policy", "share", "per_minute", "is_enabled")
+    list_select_related = ("policy",)
+
+
+@admin.register(Rollout)
+class RolloutAdmin(ReadOnlyAdmin):
+    list_display = ("slug", "policy", "unit", "min_samples")
+    list_select_related = ("policy",)
+
+
+@admin.register(RolloutDecision)
+class RolloutDecisionAdmin(ReadOnlyAdmin):
+    list_display = ("rollout", "at", "verdict", "from_stage", "to_stage", "actor")
+    list_select_related = ("rollout",)
