@@ -17,7 +17,6 @@ app.conf.beat_schedule = {
         "options": {"expires": 10},
     },
     "check-budgets": {"task": "gateway.tasks.check_budgets", "schedule": 60.0, "options": {"expires": 60}},
-    "check-budgets": {"task": "gateway.tasks.check_budgets", "schedule": 60.0, "options": {"expires": 60}},
     "run-replays": {"task": "gateway.tasks.run_replays", "schedule": 2.0, "options": {"expires": 2}},
     "prune-idempotency": {
         "task": "tenants.tasks.prune_idempotency",
