@@ -86,7 +86,9 @@ class Budget(Stamped):
     include_byok = models.BooleanField(
         default=False, help_text="Whether cost, tokens and requests on a tenant's own provider keys count."
     )
-    include_failed = models.BooleanField(default=True, help_text="Whether the cost of failed attempts counts.")
+    include_failed = models.BooleanField(
+        default=True, help_text="Whether the cost of failed attempts counts."
+    )
     include_overhead = models.BooleanField(
         default=False, help_text="Whether the cost of shadow calls and evaluations counts; operators only."
     )

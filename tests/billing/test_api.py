@@ -187,7 +187,8 @@ def test_a_strangers_budget_and_key_do_not_exist() -> None:
         400, "invalid_request", "scope.tenant",
     )  # fmt: skip
     foreign = str(api_key(globex, "models:read").key.id)
-    assert error_of(own.post(f"{API}/budgets/", {"scope": {"tenant": "acme", "key": foreign}, "limit": "5"}, format="json")) == (
+    scope = {"tenant": "acme", "key": foreign}
+    assert error_of(own.post(f"{API}/budgets/", {"scope": scope, "limit": "5"}, format="json")) == (
         400, "invalid_request", "scope.key",
     )  # fmt: skip
 

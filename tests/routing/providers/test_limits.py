@@ -157,7 +157,8 @@ def test_reads_durations_in_gos_notation(text, seconds):
 
 
 @pytest.mark.parametrize(
-    "limit", ["0", "-5", "1.5", "", " 5", "5 ", "1e6", "NaN", "\u0665", str(MAX_LIMIT + 1), "9" * 500, "600, 600"]
+    "limit",
+    ["0", "-5", "1.5", "", " 5", "5 ", "1e6", "NaN", "\u0665", str(MAX_LIMIT + 1), "9" * 500, "600, 600"],
 )
 def test_passes_over_a_limit_that_is_none(limit):
     headers = OPENAI | {"x-ratelimit-limit-requests": limit, "x-ratelimit-limit-tokens": limit}
