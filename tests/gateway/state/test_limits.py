@@ -9,6 +9,7 @@ import redis
 from django.conf import settings
 
 from billing.budgets.count import AttemptAmounts
+from billing.budgets.evaluate import rolling_window
 from billing.snapshot import BudgetEntry, Window
 from gateway.state.limits import (
     EPOCH,
@@ -21,6 +22,7 @@ from gateway.state.limits import (
     Limits,
     SeatLimit,
     Spent,
+    Throttled,
     WindowLimit,
 )
 from gateway.state.redis import RedisPipe
@@ -201,3 +203,82 @@ def test_a_redis_that_lost_its_memory_is_noticed(store):
 
     played(play)
     assert store.hlen(OPEN) == 0
+
+
+def test_all_unseeded_budgets_are_named_at_once(store):
+    async def play(limits):
+        holds = tuple(BudgetHold(f"th:budget:{n}", entry(), WINDOW, 1) for n in range(3))
+        with pytest.raises(BudgetUnseeded) as unseeded:
+            await limits.admit("a", b"{}", Claim((), (), holds, 0, 60_000))
+        return [hold.key for hold in unseeded.value.holds]
+
+    assert played(play) == ["th:budget:0", "th:budget:1", "th:budget:2"]
+
+
+def test_a_counter_of_an_older_memory_admits_nothing(store):
+    store.hset("th:budget:test", "epoch", "e0")
+
+    async def play(limits):
+        with pytest.raises(BudgetUnseeded):
+            await limits.admit("a", b"{}", claim())
+
+    played(play)
+
+
+def test_the_rest_below_a_micro_unit_is_not_given_away(store):
+    store.hset("th:budget:test", mapping={"spent": 90, "rest": 1})
+
+    async def play(limits):
+        with pytest.raises(ApiError):
+            await limits.admit("a", b"{}", claim(hold=10))
+        await limits.admit("b", b"{}", claim(hold=9))
+
+    played(play)
+
+
+@pytest.mark.parametrize(("carry", "hold"), [(20, 120), (-20, 80)])
+def test_what_is_carried_over_widens_or_narrows_the_limit(store, carry, hold):
+    store.hset("th:budget:test", "carry", carry)
+
+    async def play(limits):
+        with pytest.raises(ApiError):
+            await limits.admit("a", b"{}", claim(hold=hold + 1))
+        await limits.admit("b", b"{}", claim(hold=hold))
+
+    played(play)
+
+
+def test_a_throttle_says_so_once_it_is_used_up_and_lets_the_call_pass_when_it_has_done_its_work(store):
+    budget = entry(mode="throttle")
+
+    async def play(limits):
+        await limits.admit("a", b"{}", claim(hold=150, budget=budget))  # 100 were left: not used up yet
+        used_up = claim(hold=1, budget=budget)
+        with pytest.raises(Throttled):
+            await limits.admit("b", b"{}", used_up)
+        await limits.admit(
+            "b", b"{}", replace(used_up, budgets=(replace(used_up.budgets[0], is_lenient=True),))
+        )
+
+    played(play)
+    assert sorted(store.hkeys(OPEN)) == ["a", "b"]
+
+
+def test_a_rolling_budget_counts_every_bucket_of_its_window_and_none_before(store):
+    budget = entry(window="rolling", rolling_s=60)
+
+    async def play(limits):
+        def at(second, hold):
+            window = rolling_window(60, second)
+            held = BudgetHold("th:budget:test", budget, window, hold, window.bucket_of(second))
+            return replace(claim(), budgets=(held,))
+
+        for second, micro in ((1000, 30), (1030.5, 60)):
+            admission = await limits.admit(f"r{second}", b"{}", at(second, micro))
+            await limits.send(limits.settle(f"r{second}", b"x", admission, spent(1, micro * 1_000_000)))
+        with pytest.raises(ApiError):
+            await limits.admit("full", b"{}", at(1060.9, 11))  # the bucket of 1000 may still be in the window
+        await limits.admit("fits", b"{}", at(1061, 40))
+
+    played(play)
+    assert (counter(store)["s1000"], counter(store)["s1030"], counter(store)["held"]) == (30, 60, 40)
