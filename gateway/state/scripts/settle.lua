@@ -38,7 +38,7 @@ for _ = 1, budgets do
       whole, rest = 's' .. bucket, 'r' .. bucket
       redis.call('EXPIRE', key, 3456000)
     end
-    redis.call('HINCRBY', key, 'held', -tonumber(ARGV[a]))
+    if ARGV[a] ~= '0' then redis.call('HINCRBY', key, 'held', -tonumber(ARGV[a])) end  -- Redis refuses '-0'
     redis.call('HINCRBY', key, whole, ARGV[a + 2])
     if redis.call('HINCRBY', key, rest, ARGV[a + 3]) >= 1000000 then
       redis.call('HINCRBY', key, whole, 1)

@@ -282,3 +282,12 @@ def test_a_rolling_budget_counts_every_bucket_of_its_window_and_none_before(stor
 
     played(play)
     assert (counter(store)["s1000"], counter(store)["s1030"], counter(store)["held"]) == (30, 60, 40)
+
+
+def test_a_budget_that_held_nothing_counts_what_was_taken(store):
+    async def play(limits):
+        admission = await limits.admit("a", b"{}", claim(hold=0, budget=entry(mode="soft")))
+        return await limits.send(limits.settle("a", b"x", admission, spent(1, 7_000_000)))
+
+    assert played(play) == 1
+    assert counter(store) == {"spent": 7, "rest": 0, "held": 0}
