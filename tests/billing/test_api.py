@@ -6,6 +6,8 @@ from django.db import connection
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from billing.models import Budget, Plan
+from tenants import versions
 from tenants.models import AuditEvent
 from tests.billing.ledger import NOON, put, record
 from tests.factories import api_key, client_with, tenant
@@ -207,6 +209,95 @@ def test_tokens_have_no_fractions() -> None:
     body = {"scope": {"tenant": tenant("acme").slug}, "limit": "1.5", "measure": "tokens"}
     response = client_with(None, "*").post(f"{API}/budgets/", body, format="json")
     assert error_of(response) == (400, "invalid_request", "limit")
+
+
+def test_a_scope_is_nested_and_changed_part_by_part() -> None:
+    acme = tenant("acme")
+    Plan.objects.create(slug="gold", name="Gold")
+    client = client_with(acme, "budgets:*")
+    scope = {"tenant": "acme", "feature": "chat", "user": "ann", "plan": "gold", "model": "m", "provider": "p",
+             "tag": "env=live"}  # fmt: skip
+    made = client.post(f"{API}/budgets/", {"scope": scope, "limit": "5", "window": "quarter"}, format="json")
+    assert made.status_code == 201
+    assert made.json()["scope"] == {**scope, "key": None}
+    path = f"{API}/budgets/{made.json()['id']}/"
+    changed = client.patch(path, {"scope": {"feature": "", "tag": ""}}, format="json").json()
+    assert changed["scope"] == {**scope, "key": None, "feature": "", "tag": ""}
+    assert [row["id"] for row in client.get(f"{API}/budgets/?plan=gold&provider=p").json()["data"]] == [
+        made.json()["id"]
+    ]
+    flat = client.post(f"{API}/budgets/", {"tenant": "acme", "limit": "5"}, format="json")
+    assert error_of(flat) == (400, "unknown_field", "tenant")
+
+
+def test_budgets_without_a_tenant_are_the_operators_alone() -> None:
+    acme = tenant("acme")
+    own, operator = client_with(acme, "budgets:*"), client_with(None, "*")
+    put(record(timezone.now(), tenant_id=acme.id), record(timezone.now(), tenant_id=tenant("globex").id))
+    body = {"limit": "5", "measure": "requests", "window": "total"}
+    assert error_of(own.post(f"{API}/budgets/", body, format="json"))[:2] == (403, "permission_denied")
+    made = operator.post(f"{API}/budgets/", body, format="json").json()
+    assert (made["scope"]["tenant"], made["spent"], made["remaining"]) == (None, "2", "3")
+    assert own.get(f"{API}/budgets/").json()["data"] == []
+    assert error_of(own.get(f"{API}/budgets/{made['id']}/"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"window": "rolling"}, "rolling_s"),
+        ({"rolling_s": 60}, "rolling_s"),
+        ({"window": "rolling", "rolling_s": 59}, "rolling_s"),
+        ({"mode": "throttle"}, "mode"),
+        ({"throttle_rpm": 5}, "throttle_rpm"),
+        ({"window": "total", "carry_over": "unused"}, "carry_over"),
+        ({"carry_over": "debt", "carry_max_percent": 5}, "carry_max_percent"),
+        ({"include_overhead": True, "measure": "cost"}, "include_overhead"),
+        ({"measure": "tokens", "currency": "EUR"}, "currency"),
+        ({"timezone": "Mars/Olympus"}, "timezone"),
+        ({"limit": "9007199255"}, "limit"),
+        ({"scope": {"tenant": "acme", "tag": "env"}}, "scope.tag"),
+        ({"scope": {"tenant": "acme", "plan": "none"}}, "scope.plan"),
+        ({"scope": {"user": "ann"}}, "scope.user"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_and_changes_nothing(
+    changes: dict[str, Any], param: str
+) -> None:
+    tenant("acme")
+    body = {"scope": {"tenant": "acme"}, "limit": "5"} | changes
+    response = client_with(None, "*").post(f"{API}/budgets/", body, format="json")
+    assert error_of(response) == (400, "invalid_request", param)
+    assert not Budget.objects.exists()
+
+
+def test_a_budget_that_stops_rolling_or_throttling_forgets_what_went_with_it() -> None:
+    client = client_with(tenant("acme"), "budgets:*")
+    body = {"scope": {"tenant": "acme"}, "limit": "5", "window": "rolling", "rolling_s": 3600,
+            "mode": "throttle", "throttle_rpm": 5}  # fmt: skip
+    made = client.post(f"{API}/budgets/", body, format="json").json()
+    assert (made["rolling_s"], made["window_end"]) == (3600, None)
+    path = f"{API}/budgets/{made['id']}/"
+    changed = client.patch(path, {"window": "day", "mode": "hard"}, format="json").json()
+    assert (changed["rolling_s"], changed["throttle_rpm"], changed["window"]) == (None, None, "day")
+
+
+def test_a_rate_of_exchange_is_the_operators_and_stays() -> None:
+    own, operator = client_with(tenant(), "*"), client_with(None, "plans:*")
+    path = f"{API}/fx-rates/"
+    body = {"base": "EUR", "quote": "USD", "day": "2026-11-24", "rate": "1.0815", "source": "ECB"}
+    assert error_of(own.post(path, body, format="json"))[:2] == (403, "permission_denied")
+    before = versions.current()["billing"]
+    made = operator.post(path, body, format="json")
+    assert (made.status_code, made.json()["rate"]) == (201, "1.081500000000")
+    assert versions.current()["billing"] == before + 1
+    assert AuditEvent.objects.filter(action="fxrate.create").count() == 1
+    assert error_of(operator.post(path, body | {"rate": "2"}, format="json")) == (409, "conflict", "day")
+    assert error_of(operator.post(path, body | {"quote": "EUR"}, format="json")) == (
+        400, "invalid_request", "quote",
+    )  # fmt: skip
+    assert operator.patch(f"{path}{made.json()['id']}/", {"rate": "2"}, format="json").status_code == 405
+    assert operator.get(f"{path}?base=EUR&day=2026-11-24").json()["data"] == [made.json()]
 
 
 # ------------------------------------------------------------------ usage
