@@ -11,6 +11,7 @@ from billing.invoicing.compose import Composition, compose
 from billing.invoicing.parties import locked_profile, snapshot
 from billing.invoicing.period import Period, segments_of
 from billing.models import Invoice, InvoiceDiscount, InvoiceLine
+from billing.snapshot import fx_table
 from tenants import audit
 from tenants.errors import ApiError
 from tenants.models import Tenant
@@ -62,6 +63,7 @@ def draft(
             ledger_to=now - SETTLING,
             occasion=occasion,
             segments=segments_of(tenant),
+            fx=fx_table(),
         )
         invoice = write(made, held)
         audit.record(

@@ -12,6 +12,7 @@ from billing.invoicing.parties import locked_profile, net_days_of
 from billing.invoicing.period import Period, period_at, segments_of
 from billing.invoicing.wallet import wallet
 from billing.models import BillingProfile, ClosedPeriod, Invoice
+from billing.snapshot import fx_table
 from tenants import audit
 from tenants.errors import ApiError
 from tenants.principal import Principal
@@ -88,6 +89,7 @@ def recomposed(held: Invoice, profile: BillingProfile, now: datetime) -> Composi
         ledger_to=held.ledger_to,
         occasion=held.occasion,
         segments=segments,
+        fx=fx_table(),
     )
 
 

@@ -7,6 +7,7 @@ from django.db import connection, transaction
 from billing.invoicing.compose import Composition, compose
 from billing.invoicing.parties import profile_of
 from billing.invoicing.period import Period, period_at, segments_of
+from billing.snapshot import fx_table
 from tenants.errors import ApiError
 from tenants.models import Tenant
 
@@ -31,6 +32,7 @@ def preview(
             currency=currency or tenant.currency,
             now=now,
             ledger_to=now,
+            fx=fx_table(),
         )
 
 

@@ -17,6 +17,7 @@ from billing.invoicing.period import Period, period_at, segments_of
 from billing.invoicing.rate import rate_period
 from billing.models import ClosedPeriod, Invoice
 from billing.rating.lines import Unrateable
+from billing.snapshot import fx_table
 from tenants.errors import ApiError
 
 CHUNK = 200
@@ -65,6 +66,7 @@ def _ledger_faults(invoice: Invoice) -> list[str]:
         segments=segments,
         currency=invoice.currency,
         ledger_to=invoice.ledger_to,
+        fx=fx_table(),
     )
     if rated.hash != invoice.rating_hash:
         return [f"{invoice.number}: its usage lines are not what the ledger rates to"]
@@ -78,6 +80,7 @@ def _ledger_faults(invoice: Invoice) -> list[str]:
             segments=segments,
             currency=invoice.currency,
             ledger_to=last,
+            fx=fx_table(),
         )
     should_be = {key: (amount, measured) for key, (amount, measured, _) in rated.by_key().items()}
     found = billed_by_key(billed)
