@@ -304,7 +304,9 @@ def _complain(complaints, message):
 
 
 def violations(page):
-    """What axe finds wrong, as readable lines."""
+    """What axe finds wrong, as readable lines, once every transition has come to its end."""
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.evaluate("() => Promise.allSettled(document.getAnimations().map(each => each.finished))")
     page.evaluate(AXE.read_text())
     found = page.evaluate("rules => axe.run(document, {runOnly: rules})", AXE_RULES)
     return [

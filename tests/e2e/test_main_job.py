@@ -68,7 +68,9 @@ def test_every_kind_of_call_is_in_the_ledger_to_the_last_token(client, drain):
     ]
     told.append((vectors.usage.prompt_tokens, 0))
     rows = UsageEvent.objects.all()
-    assert sorted((row.input_tokens, row.output_tokens) for row in rows) == sorted(told)
+    assert sorted((row.input_tokens, row.output_tokens + row.reasoning_tokens) for row in rows) == sorted(
+        told
+    )
     assert all(row.price_pico * 10 == row.cost_pico * 12 for row in rows)  # the starter plan adds 20 %
     assert verify().ok
 

@@ -682,7 +682,7 @@ def test_the_waiting_page_reloads_when_the_first_call_has_come(world):
 def test_more_rows_do_not_cost_more_queries(name, world, django_assert_max_num_queries):
     client, url = signed_in(world.operator), url_of(name, world)
     client.get(url)
-    with django_assert_max_num_queries(30) as first:
+    with django_assert_max_num_queries(32) as first:
         client.get(url)
     grow(world)
     with django_assert_max_num_queries(len(first)):
