@@ -232,24 +232,35 @@ async def run_case(case: Case, caller: Caller, wall: FaultyProvider, *, is_strea
     return judge(case, seen, is_stream=is_stream)
 
 
+BACK_WITHIN_S = 30.0
+"""How soon after an outage the primary must serve again (S15)."""
+
+
 async def run_outage(case: Case, caller: Caller, wall: FaultyProvider, *, is_stream: bool) -> Verdict:
-    """S15: a call every fifteenth of the outage; all served, none hung, and back on the primary in time."""
+    """S15: 20 calls, one every fifteenth of the outage; all served, none hung, and back on the primary in time.
+
+    A shortened outage may end before a breaker's shortest opening does: then the calls go on until the time is up.
+    """
     outage_s = wall.waits.outage_s
     wall.reset()
     since_s = time.monotonic()
-    bad = 0
-    for number in range(20):
+    bad = number = 0
+    while number < 20 or (
+        time.monotonic() - since_s < outage_s + BACK_WITHIN_S
+        and all(each.at_s < outage_s for each in wall.tries_at(case.model))
+    ):
         await asyncio.sleep(since_s + number * outage_s / 15 - time.monotonic())
         seen = await caller.call(f"policy:{case.model}", is_stream=is_stream, limit_s=30)
         bad += not seen.is_whole
+        number += 1
     tries = wall.tries_at(case.model)
     down = [each for each in tries if each.at_s < outage_s]
     back = [each.at_s - outage_s for each in tries if each.at_s >= outage_s]
     back_s = min(back, default=float("inf"))
     figures = f"{len(down)} primary attempts in the outage, back after {back_s:.0f} s"
     if bad:
-        return Verdict(case, "fail", f"{bad} of 20 not served · {figures}")
-    return Verdict(case, "pass" if back_s <= 30 else "fail", figures)
+        return Verdict(case, "fail", f"{bad} of {number} not served · {figures}")
+    return Verdict(case, "pass" if back_s <= BACK_WITHIN_S else "fail", figures)
 
 
 async def run_all(
