@@ -5,7 +5,7 @@ Pure and on the hot path. Nothing here may round but once per attempt, as the le
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from billing.rating.fx import FxTable
 from billing.rating.money import round_ratio
@@ -18,8 +18,7 @@ NOTHING = "nothing"
 """In place of a measure: the hold is given back and nothing is counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptAmounts:
+class AttemptAmounts(NamedTuple):
     """One attempt as the ledger will hold it. `is_failed`: it did not serve the caller. None: unpriced."""
 
     model: str

@@ -102,15 +102,15 @@ def _limits(call: Call) -> list[tuple[bytes, bytes]]:
     if admission is None:
         return []
     headers: list[tuple[bytes, bytes]] = []
-    seen: dict[str, int] = {}
+    least: dict[str, tuple[int, int]] = {}  # measure -> remaining and limit of its tightest window
     for window, remaining in zip(admission.claim.windows, admission.window_remaining, strict=True):
-        if window.measure in seen and seen[window.measure] <= remaining:
-            continue
-        seen[window.measure] = remaining
-        name = window.measure.encode()
-        headers = [header for header in headers if not header[0].endswith(name)]
+        known = least.get(window.measure)
+        if known is None or remaining < known[0]:
+            least[window.measure] = (remaining, window.limit)
+    for measure, (remaining, limit) in least.items():
+        name = measure.encode()
         headers += (
-            (b"x-ratelimit-limit-" + name, b"%d" % window.limit),
+            (b"x-ratelimit-limit-" + name, b"%d" % limit),
             (b"x-ratelimit-remaining-" + name, b"%d" % max(0, remaining)),
             (b"x-ratelimit-reset-" + name, b"60s"),
         )

@@ -38,7 +38,7 @@ async def admit(call: Call, caller: Caller, ranked: Iterable[Ranked], process: P
     a throttle is used up that has not done its work on this call yet (`call.throttled`).
     """
     targets = [each.target for each in ranked]
-    windows, seats = limits_of(caller.key, caller.terms)
+    windows, seats = limits_of(caller.key, caller.tenant.id, caller.terms)
     if call.throttled:
         windows += tuple(_slowed(call))
     claim = Claim(

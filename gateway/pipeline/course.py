@@ -12,7 +12,7 @@ It counts and orders, nothing else: whoever drives it sends, waits, and passes t
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from routing.types import Disposition, ErrorKind, ProviderError, Target, UnsupportedParameter
 
@@ -41,8 +41,7 @@ def route_of(target: Target) -> Route:
     return target.endpoint_id, target.credential_id
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One attempt to make, after `wait_s`. `is_retry`: this very target has failed this call before."""
 
     target: Target
@@ -114,7 +113,9 @@ class Course:
 
     def has_other(self, target: Target) -> bool:
         """Whether another target could be asked, so that this one need not be waited for to the end."""
-        return self.attempts_left > 0 and any(self._is_other(each, target) for each in self._ahead)
+        if not (self._ahead and self.attempts_left > 0):
+            return False
+        return any(self._is_other(each, target) for each in self._ahead)
 
     def failed(self, target: Target, error: ProviderError, *, now_s: float, draw: float) -> None:
         """An attempt at `target` failed: put it where it belongs. `draw` is uniform in [0, 1)."""

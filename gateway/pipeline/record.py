@@ -122,7 +122,7 @@ def spent_by(call: Call, caller: Caller, fx: FxTable) -> Spent:
             is_byok=attempt.target.is_own,
             is_final=attempt is call.attempts[-1] and call.kind == "usage",
             is_failed=_is_failed(call.kind, attempt.status, is_final=attempt is call.attempts[-1]),
-            tokens=_tokens(attempt.usage),
+            tokens=tokens if attempt.usage is last else _tokens(attempt.usage),
             price_pico=call.price_pico if attempt is call.attempts[-1] else 0,
             price_currency=caller.terms.currency,
             cost_pico=attempt.cost_pico,

@@ -7,8 +7,10 @@ holds rounded up; what a settlement adds keeps its pico remainder, so a counter 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
 
 from billing.budgets.count import MONEY, NOTHING, AttemptAmounts, Counted, taken
 from billing.budgets.evaluate import Window
@@ -41,8 +43,7 @@ class SeatLimit:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetHold:
+class BudgetHold(NamedTuple):
     """What one call may take from one budget at most, in the budget's unit (micro for money).
 
     `bucket` is the call's in a rolling window, else -1. `is_lenient`: a throttle that has done its work on this
@@ -62,8 +63,7 @@ class BudgetHold:
         return (self.key, self.hold, self.bucket, self.entry.counted.as_wire())
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """Everything one call must be granted at once."""
 
     windows: tuple[WindowLimit, ...]
@@ -73,8 +73,7 @@ class Claim:
     lease_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """A granted claim: what `settle` must give back, and what the answer's headers tell."""
 
     claim: Claim
@@ -83,8 +82,7 @@ class Admission:
     budget_remaining: tuple[int | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(NamedTuple):
     """What a call really took: tokens for the rate limits, its attempts for the budgets."""
 
     tokens: int
@@ -113,16 +111,29 @@ class Throttled(Exception):
         self.hold = hold
 
 
-def limits_of(key: KeyEntry, terms: Terms) -> tuple[tuple[WindowLimit, ...], tuple[SeatLimit, ...]]:
+def limits_of(
+    key: KeyEntry, tenant_id: UUID, terms: Terms
+) -> tuple[tuple[WindowLimit, ...], tuple[SeatLimit, ...]]:
     """The key's own limits and its tenant's plan limits, both of which must hold."""
+    return _limits_of(
+        (key.public_id, key.limit_rpm, key.limit_tpm, key.max_concurrent),
+        (tenant_id, terms.limit_rpm, terms.limit_tpm, terms.max_concurrent),
+    )
+
+
+@lru_cache(maxsize=10_000)  # every call asks, and few answers differ
+def _limits_of(
+    key: tuple[str, int | None, int | None, int | None],
+    tenant: tuple[UUID, int | None, int | None, int | None],
+) -> tuple[tuple[WindowLimit, ...], tuple[SeatLimit, ...]]:
     windows, seats = [], []
-    for owner, source in ((f"k:{key.public_id}", key), (f"t:{key.tenant_id}", terms)):
-        if source.limit_rpm is not None:
-            windows.append(WindowLimit(f"th:rpm:{owner}", source.limit_rpm, "requests"))
-        if source.limit_tpm is not None:
-            windows.append(WindowLimit(f"th:tpm:{owner}", source.limit_tpm, "tokens"))
-        if source.max_concurrent is not None:
-            seats.append(SeatLimit(f"th:seats:{owner}", source.max_concurrent))
+    for letter, (owner, limit_rpm, limit_tpm, max_concurrent) in (("k", key), ("t", tenant)):
+        if limit_rpm is not None:
+            windows.append(WindowLimit(f"th:rpm:{letter}:{owner}", limit_rpm, "requests"))
+        if limit_tpm is not None:
+            windows.append(WindowLimit(f"th:tpm:{letter}:{owner}", limit_tpm, "tokens"))
+        if max_concurrent is not None:
+            seats.append(SeatLimit(f"th:seats:{letter}:{owner}", max_concurrent))
     return tuple(windows), tuple(seats)
 
 
@@ -130,8 +141,7 @@ def budget_key(entry: BudgetEntry, window: Window) -> str:
     return f"th:budget:{entry.id}:{window.id}"
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """Keys and arguments of settle.lua."""
 
     keys: list[str]

@@ -26,13 +26,15 @@ _UNIT_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µ
 _MAX_DURATION_CHARS = 40
 
 
-_TELLING = (
-    "x-ratelimit-limit-requests",
-    "x-ratelimit-limit-tokens",
-    "anthropic-ratelimit-requests-limit",
-    "anthropic-ratelimit-tokens-limit",
-    "anthropic-ratelimit-input-tokens-limit",
-    "anthropic-ratelimit-output-tokens-limit",
+_TELLING = frozenset(
+    (
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-limit-tokens",
+        "anthropic-ratelimit-requests-limit",
+        "anthropic-ratelimit-tokens-limit",
+        "anthropic-ratelimit-input-tokens-limit",
+        "anthropic-ratelimit-output-tokens-limit",
+    )
 )
 
 
@@ -70,7 +72,7 @@ class LimitState:
 
 def tells_limits(headers: Headers) -> bool:
     """Whether there is anything to read: most replies of most providers tell nothing."""
-    return any(name in headers for name in _TELLING)
+    return not _TELLING.isdisjoint(headers)
 
 
 def read_limits(kind: ProviderKind, status: int, headers: Headers, now: float) -> LimitState | None:

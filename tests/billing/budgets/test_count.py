@@ -20,7 +20,7 @@ from tests.billing.ledger import NOON, TENANT, put, record
 AT_S = NOON.timestamp()
 HOUR = Window(AT_S, AT_S + 3600, "noon")
 OK = AttemptAmounts("m", "p", False, True, False, 10, 700, "USD", 500, "USD")
-FAILED = replace(OK, is_final=False, is_failed=True, tokens=3, price_pico=0, cost_pico=40)
+FAILED = OK._replace(is_final=False, is_failed=True, tokens=3, price_pico=0, cost_pico=40)
 
 
 def entry(**changes) -> BudgetEntry:
@@ -52,7 +52,7 @@ def test_each_measure_takes_what_it_counts(counted, amount):
 
 
 def test_own_keys_count_by_their_fee_alone_unless_asked_for():
-    own = replace(OK, is_byok=True)
+    own = OK._replace(is_byok=True)
     counts = [
         taken(Counted(m), [own], fx=NO_RATES, at_s=AT_S) for m in ("price", "cost", "tokens", "requests")
     ]
@@ -62,7 +62,7 @@ def test_own_keys_count_by_their_fee_alone_unless_asked_for():
 
 def test_amounts_are_converted_at_the_days_rate_and_add_nothing_without_one():
     fx = FxTable([DailyRate("EUR", "USD", NOON.date(), Decimal("1.15"))])
-    euros = replace(OK, price_currency="EUR", price_pico=10)
+    euros = OK._replace(price_currency="EUR", price_pico=10)
     assert taken(Counted("price"), [euros], fx=fx, at_s=AT_S) == 12  # 11.5, half away from zero
     assert taken(Counted("price"), [euros], fx=NO_RATES, at_s=AT_S) == 0
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from dataclasses import replace
 
 import pytest
 import redis
@@ -96,7 +95,7 @@ def counter(store):
 def spent(tokens=0, price_pico=0, cost_pico=0, model="m", provider="p", **changes):
     """What one successful attempt took."""
     attempt = AttemptAmounts(model, provider, False, True, False, tokens, price_pico, "USD", cost_pico, "USD")
-    return Spent(tokens, [replace(attempt, **changes)])
+    return Spent(tokens, [attempt._replace(**changes)])
 
 
 def test_a_settled_call_leaves_its_price_to_the_last_pico(store):
@@ -257,7 +256,7 @@ def test_a_throttle_says_so_once_it_is_used_up_and_lets_the_call_pass_when_it_ha
         with pytest.raises(Throttled):
             await limits.admit("b", b"{}", used_up)
         await limits.admit(
-            "b", b"{}", replace(used_up, budgets=(replace(used_up.budgets[0], is_lenient=True),))
+            "b", b"{}", used_up._replace(budgets=(used_up.budgets[0]._replace(is_lenient=True),))
         )
 
     played(play)
@@ -271,7 +270,7 @@ def test_a_rolling_budget_counts_every_bucket_of_its_window_and_none_before(stor
         def at(second, hold):
             window = rolling_window(60, second)
             held = BudgetHold("th:budget:test", budget, window, hold, window.bucket_of(second))
-            return replace(claim(), budgets=(held,))
+            return claim()._replace(budgets=(held,))
 
         for second, micro in ((1000, 30), (1030.5, 60)):
             admission = await limits.admit(f"r{second}", b"{}", at(second, micro))
