@@ -19,13 +19,13 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
-from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.budgets.count import MONEY
 from billing.budgets.counters import carry, spent
 from billing.models import Budget, FxRate, Plan, PlanVersion, Subscription
+from billing.query import IgnoreAccept, instant_of, known_parameters, names_of, uuids_of
 from billing.rating.money import PICO, amount_text
 from billing.snapshot import MICRO, currency_of, entry_of
 from billing.spreadsheet import cell
@@ -509,33 +509,6 @@ class FxRateResource(Resource[FxRate]):
         super().perform_create(serializer)
 
 
-# ------------------------------------------------------------------ query parameters
-
-
-def _known_parameters(request: Request, *names: str) -> None:
-    """Raises ApiError unknown_field for any other parameter."""
-    for name in request.query_params:
-        if name not in names:
-            raise ApiError("unknown_field", f"The parameter {name!r} is unknown.", param=name)
-
-
-def _instant(request: Request, name: str) -> datetime | None:
-    """An RFC 3339 instant, UTC when it names no zone; None when left out. Raises ApiError invalid_request."""
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    try:
-        instant: datetime = serializers.DateTimeField(default_timezone=UTC).run_validation(text)
-    except serializers.ValidationError as error:
-        raise ApiError("invalid_request", f"{name} must be an RFC 3339 instant.", param=name) from error
-    return instant
-
-
-def _names(request: Request, name: str, default: str) -> list[str]:
-    """A parameter's comma-separated names."""
-    return [each for each in request.query_params.get(name, default).split(",") if each]
-
-
 # ------------------------------------------------------------------ usage
 
 MAX_SPAN = timedelta(days=3 * 366)
@@ -593,21 +566,21 @@ class UsageView(Guarded):
         """The report the parameters describe. Raises ApiError: unknown_field, invalid_request,
         permission_denied for cost without `cost:read`, not_found for a stranger's tenant.
         """
-        _known_parameters(request, *PARAMETERS)
-        end = _instant(request, "to") or timezone.now()
-        start = _instant(request, "from") or end - timedelta(days=30)
-        group_by = _names(request, "group_by", "day")
-        measures = _names(request, "measures", "requests,tokens,price")
+        known_parameters(request, *PARAMETERS)
+        end = instant_of(request, "to") or timezone.now()
+        start = instant_of(request, "from") or end - timedelta(days=30)
+        group_by = names_of(request, "group_by", "day")
+        measures = names_of(request, "measures", "requests,tokens,price")
         limit = MAX_SPAN_BY_HOUR if "hour" in group_by else MAX_SPAN
         if end - start > limit:
             raise ApiError("invalid_request", f"The span may be {limit.days} days long.", param="from")
         filters: dict[str, list[Any]] = {
-            name: _names(request, name, "")
+            name: names_of(request, name, "")
             for name in DIMENSIONS
             if name in request.query_params and name not in ("tenant", "key")
         }
         if "key" in request.query_params:
-            filters["key"] = [_uuid(text) for text in _names(request, "key", "")]
+            filters["key"] = uuids_of(request, "key")
         tenant_ids = self._tenant_ids(request)
         if "cost" in measures:
             open_to = self.principal.tenants_with("cost:read")
@@ -631,19 +604,12 @@ class UsageView(Guarded):
         allowed = self.principal.tenants_with("usage:read")
         if "tenant" not in request.query_params:
             return allowed
-        slugs = set(_names(request, "tenant", ""))
+        slugs = set(names_of(request, "tenant", ""))
         ids = dict(Tenant.objects.filter(slug__in=slugs).values_list("slug", "id"))
         for slug in sorted(slugs):
             if slug not in ids or (allowed is not None and ids[slug] not in allowed):
                 raise ApiError("not_found", f"There is no tenant {slug!r}.", param="tenant")
         return frozenset(ids.values())
-
-
-class IgnoreAccept(DefaultContentNegotiation):
-    """Whatever the client accepts, it asked for this very file; errors are JSON."""
-
-    def select_renderer(self, request: Any, renderers: Any, format_suffix: str | None = None) -> Any:
-        return renderers[0], renderers[0].media_type
 
 
 class UsageCsv(UsageView):
@@ -662,7 +628,7 @@ class UsageCsv(UsageView):
         slugs = _slugs(found)
         columns = [
             (name, currency)
-            for name in (*_names(request, "group_by", "day"), *found.totals)
+            for name in (*names_of(request, "group_by", "day"), *found.totals)
             for currency in (found.totals[name] if name in MONEY else ("",))
         ]
         writer.writerow([f"{name} {currency}".rstrip() for name, currency in columns])
@@ -701,13 +667,6 @@ def _slugs(found: Report) -> Mapping[UUID, str]:
     return dict(Tenant.objects.filter(id__in=ids).values_list("id", "slug")) if ids else {}
 
 
-def _uuid(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError as error:
-        raise ApiError("invalid_request", f"{text!r} is no key's id.", param="key") from error
-
-
 # ------------------------------------------------------------------ the proof of the ledger
 
 
@@ -743,6 +702,6 @@ class LedgerProof(Guarded):
     )
     def get(self, request: Request) -> Response:
         """Prove the books over [since, until)."""
-        _known_parameters(request, "since", "until")
-        proof = verify(since=_instant(request, "since"), until=_instant(request, "until"))
+        known_parameters(request, "since", "until")
+        proof = verify(since=instant_of(request, "since"), until=instant_of(request, "until"))
         return Response(ProofSerializer(asdict(proof)).data)

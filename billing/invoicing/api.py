@@ -22,7 +22,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.alerts.api import ZoneField
-from billing.api import IgnoreAccept
 from billing.invoicing import exports
 from billing.invoicing.compose import Composition
 from billing.invoicing.coupons import redeem, remove
@@ -47,6 +46,7 @@ from billing.models import (
     LegalEntity,
     TaxRate,
 )
+from billing.query import IgnoreAccept
 from billing.rating.money import minor_digits, minor_text, plain_text
 from tenants.errors import ApiError
 from tenants.models import Tenant

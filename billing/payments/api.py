@@ -21,12 +21,12 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.api import IgnoreAccept
 from billing.dunning.statement import Statement, statement, statement_csv
 from billing.models import Invoice, Payment, PaymentCustomer, Refund
 from billing.payments import book
 from billing.payments.interface import ProviderError, ProviderRefusedError
 from billing.payments.providers import default_name, provider
+from billing.query import IgnoreAccept
 from billing.rating.money import minor_digits, minor_text
 from tenants.errors import ApiError
 from tenants.ids import uuid7

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -23,11 +24,13 @@ from gateway.state.limits import (
     Spent,
     Throttled,
     WindowLimit,
+    limits_of,
 )
 from gateway.state.redis import RedisPipe
 from tenants.errors import ApiError
 
 WINDOW = Window(0.0, None, "total")
+LIMITS = {"limit_rpm": 3, "limit_tpm": None, "max_concurrent": None}
 
 
 def entry(**changes):
@@ -290,3 +293,11 @@ def test_a_budget_that_held_nothing_counts_what_was_taken(store):
 
     assert played(play) == 1
     assert counter(store) == {"spent": 7, "rest": 0, "held": 0}
+
+
+def test_a_platform_keys_calls_count_against_the_tenant_they_are_made_for():
+    key, terms = SimpleNamespace(public_id="p", **LIMITS), SimpleNamespace(**{**LIMITS, "limit_rpm": 7})
+    windows = {tenant: limits_of(key, uuid.UUID(int=tenant), terms)[0] for tenant in (1, 2)}
+    assert [window.key for window in windows[1]] == ["th:rpm:k:p", f"th:rpm:t:{uuid.UUID(int=1)}"]
+    assert [window.key for window in windows[2]] == ["th:rpm:k:p", f"th:rpm:t:{uuid.UUID(int=2)}"]
+    assert [window.limit for window in windows[2]] == [3, 7]
