@@ -213,9 +213,7 @@ def refuse(error: ApiError, id_text: str, extra: list[tuple[bytes, bytes]] | Non
 
 async def read(scope: Scope, receive: Receive, limit: int) -> Request:
     """The whole request. Raises ApiError payload_too_large before reading more than `limit` bytes."""
-    headers: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        headers[name.decode("latin-1")] = value.decode("latin-1")
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     check_head(headers, limit)
     message = await receive()
     body = message.get("body", b"")

@@ -75,8 +75,10 @@ def answer_headers(call: Call, process: Process) -> list[tuple[bytes, bytes]]:
         last = call.attempts[-1]
         target = last.target
         tried = ",".join(
-            f"{attempt.target.provider}:{attempt.http_status or attempt.error_type}"
-            for attempt in call.attempts
+            [
+                f"{attempt.target.provider}:{attempt.http_status or attempt.error_type}"
+                for attempt in call.attempts
+            ]
         )
         headers += (
             (b"x-tollhouse-provider", target.provider.encode()),

@@ -198,7 +198,7 @@ def holds(call: Call, caller: Caller, targets: list[Target], process: Process) -
                 window,
                 _hold(entry, call, caller, covered, process) if entry.mode != "soft" else 0,
                 window.bucket_of(call.occurred_at),
-                any(throttle.entry.id == entry.id for throttle in call.throttled),
+                bool(call.throttled) and any(each.entry.id == entry.id for each in call.throttled),
             )
 
 

@@ -9,8 +9,8 @@ from django.db import transaction
 from routing.experiments.arms import bad
 from routing.experiments.models import PolicyShadow
 from routing.models import RoutingPolicy
-from routing.policies.wordings import check_targets
-from tenants import audit, versions
+from routing.policies.wordings import check_targets, record_change
+from tenants import versions
 from tenants.errors import ApiError
 from tenants.principal import Principal
 
@@ -32,7 +32,7 @@ def set_shadow(*, policy: RoutingPolicy, wording: Mapping[str, Any], actor: Prin
             raise bad(f"shadow.{min(unknown)}", "is unknown")
         checked = _checked(said)
         made, _ = PolicyShadow.objects.update_or_create(policy=policy, defaults=checked)
-        _record("shadow.set", policy, before, picture(made), actor)
+        record_change("shadow.set", policy, before, picture(made), actor)
     return made
 
 
@@ -45,7 +45,7 @@ def clear_shadow(*, policy: RoutingPolicy, actor: Principal) -> None:
             raise ApiError("not_found", "This policy has no shadow.")
         before = picture(held)
         held.delete()
-        _record("shadow.clear", policy, before, None, actor)
+        record_change("shadow.clear", policy, before, None, actor)
 
 
 def _checked(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,21 +109,3 @@ def picture(shadow: PolicyShadow) -> dict[str, Any]:
         "scoring": shadow.scoring,
         "is_enabled": shadow.is_enabled,
     }
-
-
-def _record(
-    action: str,
-    policy: RoutingPolicy,
-    before: Mapping[str, Any] | None,
-    after: Mapping[str, Any] | None,
-    actor: Principal,
-) -> None:
-    audit.record(
-        principal=actor,
-        action=action,
-        object_type="policy",
-        object_id=policy.slug,
-        tenant=policy.tenant,
-        before=before,
-        after=after,
-    )

@@ -63,7 +63,7 @@ def create_policy(
             versions.bump("routing")
             policy = RoutingPolicy.objects.create(slug=slug, name=name, tenant=tenant, is_enabled=is_enabled)
             version = _publish(policy, 1, wording, actor)
-            _record("policy.create", policy, None, _picture(policy, version), actor)
+            record_change("policy.create", policy, None, _picture(policy, version), actor)
     except IntegrityError as error:
         raise ApiError("conflict", f"The policy {slug!r} exists already.", param="slug") from error
     return policy
@@ -91,7 +91,7 @@ def change_policy(
         version = current
         if current is None or wording_of(current) != wording:
             version = _publish(held, current.number + 1 if current else 1, wording, actor)
-        _record("policy.update", held, before, _picture(held, version), actor)
+        record_change("policy.update", held, before, _picture(held, version), actor)
     return held
 
 
@@ -114,7 +114,7 @@ def roll_back(*, policy: RoutingPolicy, number: int, actor: Principal) -> Routin
         version = _publish(held, current.number + 1, wording, actor)
         held.save(update_fields=("updated_at",))
         after = {**_picture(held, version), "rolled_back_to": number}
-        _record("policy.rollback", held, _picture(held, current), after, actor)
+        record_change("policy.rollback", held, _picture(held, current), after, actor)
     return version
 
 
@@ -281,13 +281,14 @@ def _picture(policy: RoutingPolicy, version: RoutingPolicyVersion | None) -> dic
     return {"slug": policy.slug, "name": policy.name, "is_enabled": policy.is_enabled, **said}
 
 
-def _record(
+def record_change(
     action: str,
     policy: RoutingPolicy,
     before: Mapping[str, Any] | None,
-    after: Mapping[str, Any],
+    after: Mapping[str, Any] | None,
     actor: Principal,
 ) -> None:
+    """The audit event of a change to a policy, or to what hangs on it."""
     audit.record(
         principal=actor,
         action=action,
