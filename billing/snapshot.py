@@ -68,7 +68,10 @@ class BudgetEntry:
     counted: Counted = field(init=False, compare=False, repr=False)
     """What of a matching call counts."""
 
+    id_text: str = field(init=False, compare=False, repr=False)
+
     def __post_init__(self) -> None:
+        object.__setattr__(self, "id_text", str(self.id))
         counted = Counted(
             self.measure, self.currency, self.model, self.provider, self.include_byok, self.include_failed
         )

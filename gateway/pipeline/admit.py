@@ -246,13 +246,17 @@ def _worst_amount(
 
 
 def _worst_cost(call: Call, target: Target) -> int | None:
-    try:
-        return worst_case_pico(
-            target.rates,
-            call.input_bytes,
-            output_ceiling(call, target),
-            call.occurred_at,
-            service_tier=call.service_tier,
-        )
-    except Unpriced:
-        return None
+    """The most the call can cost there, None where it has no price; several ask, for budgets and the record."""
+    key = (target.endpoint_id, call.input_bytes, call.output_limit)
+    if key not in call.worst_costs:
+        try:
+            call.worst_costs[key] = worst_case_pico(
+                target.rates,
+                call.input_bytes,
+                output_ceiling(call, target),
+                call.occurred_at,
+                service_tier=call.service_tier,
+            )
+        except Unpriced:
+            call.worst_costs[key] = None
+    return call.worst_costs[key]

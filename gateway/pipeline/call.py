@@ -94,6 +94,7 @@ class Call:
     plan: RoutePlan | None = None
     course: Course | None = None  # what may still be tried
     admission: Admission | None = None
+    worst_costs: dict[tuple[str, int, int | None], int | None] = field(default_factory=dict)  # see admit
     throttled: list[Throttle] = field(default_factory=list)
     output_cap: int | None = None  # output tokens a hard budget has reserved, where the caller set no limit
     attempts: list[Attempt] = field(default_factory=list)

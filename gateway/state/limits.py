@@ -138,7 +138,7 @@ def _limits_of(
 
 
 def budget_key(entry: BudgetEntry, window: Window) -> str:
-    return f"th:budget:{entry.id}:{window.id}"
+    return f"th:budget:{entry.id_text}:{window.id}"
 
 
 class Settlement(NamedTuple):
