@@ -7,10 +7,13 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
 
+from django.conf import settings
 from django.core.asgi import get_asgi_application
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 django_application = get_asgi_application()
 
@@ -25,7 +28,7 @@ COLD = ("/v1/generations/", "/v1/feedback")
 """Below /v1, but they use the database: Django's door."""
 
 
-async def application(scope: Scope, receive: Receive, send: Send) -> None:
+async def two_doors(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
         return
@@ -34,6 +37,14 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await door(scope, receive, send, state.current())
         return
     await django_application(scope, receive, send)  # type: ignore[arg-type]
+
+
+application: Any = (
+    ProxyHeadersMiddleware(cast("Any", two_doors), settings.TRUSTED_PROXIES)
+    if settings.BEHIND_TLS_PROXY
+    else two_doors
+)
+"""Forwarded addresses are believed of the operator's own proxy alone: a key may be bound to addresses."""
 
 
 async def lifespan(receive: Receive, send: Send) -> None:

@@ -265,7 +265,7 @@ def product_commands(options: Options) -> dict[str, list[str]]:
             *("uvicorn", "gateway.asgi:application", "--host", options.host, "--port", str(options.port)),
             *("--workers", str(options.web_workers), "--timeout-worker-healthcheck", "30"),
             *("--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "on"),
-            *("--no-access-log", "--no-server-header", "--no-use-colors"),
+            *("--no-access-log", "--no-server-header", "--no-proxy-headers", "--no-use-colors"),
             *("--timeout-graceful-shutdown", str(options.drain_s)),
         ],
         "worker": [*celery, "worker", "--concurrency", str(options.celery_concurrency), *quiet],

@@ -41,6 +41,7 @@ INPUT_COMPONENTS = ("input", "cache_read", "cache_write", "cache_write_1h", "inp
 OUTPUT_COMPONENTS = ("output", "reasoning", "output_audio", "output_image")
 
 _INPUT, _OUTPUT = frozenset(INPUT_COMPONENTS), frozenset(OUTPUT_COMPONENTS)
+_TOKENS = _INPUT | _OUTPUT
 
 type UsageSource = Literal["provider", "estimated", "unknown"]
 
@@ -66,6 +67,11 @@ class Usage:
     def output_tokens(self) -> int:
         """All output tokens: visible, reasoning, audio and image parts together."""
         return sum([count for name, count in self.units.items() if name in _OUTPUT])
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, input and output."""
+        return sum([count for name, count in self.units.items() if name in _TOKENS])
 
 
 class UsageInvalid(ValueError):

@@ -161,7 +161,7 @@ def _is_failed(kind: Kind, status: str, *, is_final: bool) -> bool:
 
 
 def _tokens(usage: Usage | None) -> int:
-    return usage.input_tokens + usage.output_tokens if usage else 0
+    return usage.tokens if usage else 0
 
 
 # ------------------------------------------------------------------ the wire form

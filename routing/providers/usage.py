@@ -20,9 +20,12 @@ def openai_usage(raw: Json) -> Usage:
     details_in = _details(raw, "prompt_tokens_details")
     details_out = _details(raw, "completion_tokens_details")
     # DeepSeek documents prompt_cache_hit_tokens beside or instead of the details.
-    cached = _count(details_in, "cached_tokens") or _count(raw, "prompt_cache_hit_tokens")
-    reasoning = _count(details_out, "reasoning_tokens")
+    hits = _count(raw, "prompt_cache_hit_tokens")
     total = _count(raw, "total_tokens")
+    if not hits and total == prompt + completion and not any((*details_in.values(), *details_out.values())):
+        return Usage(_plain(prompt, completion))
+    cached = _count(details_in, "cached_tokens") or hits
+    reasoning = _count(details_out, "reasoning_tokens")
     # xAI counts reasoning beside completion_tokens instead of inside; only its total tells.
     if reasoning and total == prompt + completion + reasoning:
         completion += reasoning
@@ -195,6 +198,13 @@ def _disjoint(
         "output_image": output_image,
     }
     return {name: count for name, count in units.items() if count}
+
+
+def _plain(total_input: int, total_output: int) -> dict[str, int]:
+    """Totals without parts, as most answers have them."""
+    if total_input and total_output:
+        return {"input": total_input, "output": total_output}
+    return {name: count for name, count in (("input", total_input), ("output", total_output)) if count}
 
 
 def _count(raw: Mapping[str, object], name: str) -> int:
