@@ -40,7 +40,21 @@ SCOPES: Mapping[str, str] = {
     "prices:read": "Read cost rates",
     "prices:write": "Change cost rates",
     "ledger:read": "Run the ledger proof",
-    "audit:read": "Read the audit trail",
+    "audit:read": "Read, verify and export the audit trail",
+    "audit:write": "Stream the audit trail to other systems",
+    "roles:read": "Read roles",
+    "roles:write": "Make and change roles of one's own",
+    "sso:read": "Read single sign-on settings (never the secret)",
+    "sso:write": "Change single sign-on settings",
+    "privacy:read": "Read the rules for personal data and the guardrails",
+    "privacy:write": "Change the rules for personal data and the guardrails",
+    "privacy:reveal": "See what a token of the vault stands for",
+    "content:read": "Read stored requests and answers",
+    "retention:read": "Read retention, legal holds and deletion certificates",
+    "retention:write": "Change retention, hold data, erase an end user's data",
+    "residency:read": "Read where data went",
+    "approvals:read": "Read what waits for a second person",
+    "approvals:write": "Approve or refuse what another person asked for",
 }
 
 INFERENCE = ("inference:*", "models:read")
@@ -56,6 +70,11 @@ TENANT_READ = (
     "tenants:read",
     "credentials:read",
     "wallet:read",
+    "roles:read",
+    "sso:read",
+    "privacy:read",
+    "retention:read",
+    "residency:read",
 )
 _TENANT_WRITE = (
     "keys:write",
@@ -67,6 +86,13 @@ _TENANT_WRITE = (
     "wallet:write",
     "payments:read",
     "payments:write",
+    "audit:write",
+    "roles:write",
+    "sso:write",
+    "privacy:write",
+    "privacy:reveal",
+    "content:read",
+    "retention:write",
 )
 _TENANT_BILLING = (
     "models:read",
@@ -104,8 +130,16 @@ _OPERATOR_BILLING = (
     "providers:read",
     "models:read",
     "ledger:read",
+    "approvals:*",
 )
-_OPERATOR_SUPPORT = ("providers:read", "prices:read", "cost:read", "ledger:read", "audit:read")
+_OPERATOR_SUPPORT = (
+    "providers:read",
+    "prices:read",
+    "cost:read",
+    "ledger:read",
+    "audit:read",
+    "approvals:read",
+)
 
 OPERATOR_ROLES: Mapping[str, frozenset[str]] = {
     "owner": frozenset(("*",)),

@@ -1,0 +1,25 @@
+"""Who: tenants, people, roles, keys; and the rows that every floor above leans on (audit, config versions).
+
+Money, providers and routes are unknown here.
+"""
+
+from tenants.models.base import Stamped
+from tenants.models.keys import ApiKey, DataKey
+from tenants.models.people import Membership, OwnedQuerySet, Tenant, TenantQuerySet, User, UserManager
+from tenants.models.trail import AuditEvent, AuditHead, ConfigVersion, IdempotencyRecord
+
+__all__ = [
+    "ApiKey",
+    "AuditEvent",
+    "AuditHead",
+    "ConfigVersion",
+    "DataKey",
+    "IdempotencyRecord",
+    "Membership",
+    "OwnedQuerySet",
+    "Stamped",
+    "Tenant",
+    "TenantQuerySet",
+    "User",
+    "UserManager",
+]

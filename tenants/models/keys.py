@@ -1,0 +1,70 @@
+"""API keys and data keys. Digests and wrapped keys alone: never a text that opens anything."""
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+
+from tenants.models.base import Stamped
+from tenants.models.people import OwnedQuerySet, Tenant
+
+
+class ApiKey(Stamped):
+    """A secret that calls `/v1` and `/api/v1`. Only its keyed hash is kept; the text is shown once.
+
+    `tenant` is empty for a platform key (the operator's own backend). Rows are never deleted: a revoked
+    or expired key must go on explaining old ledger rows.
+    """
+
+    tenant = models.ForeignKey(
+        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="api_keys"
+    )
+    public_id = models.CharField(max_length=32, unique=True)
+    digest = models.BinaryField(max_length=32)
+    pepper_id = models.CharField(max_length=16)
+    last_four = models.CharField(max_length=4)
+    name = models.CharField(max_length=100)
+    scopes = ArrayField(models.CharField(max_length=64))
+    allowed_models = ArrayField(
+        models.CharField(max_length=200), default=list, blank=True, help_text="Empty means all."
+    )
+    allowed_ips = ArrayField(
+        models.CharField(max_length=64), default=list, blank=True, help_text="CIDR ranges; empty means all."
+    )
+    limit_rpm = models.PositiveIntegerField(null=True, blank=True)
+    limit_tpm = models.PositiveBigIntegerField(null=True, blank=True)
+    max_concurrent = models.PositiveIntegerField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    replaced_by = models.OneToOneField(
+        "self", on_delete=models.PROTECT, null=True, blank=True, related_name="replaces"
+    )
+    last_used_at = models.DateTimeField(null=True, blank=True)
+    created_by = models.CharField(max_length=254, blank=True)
+    config_version = models.BigIntegerField(default=0, editable=False, db_index=True)
+
+    objects = OwnedQuerySet["ApiKey"].as_manager()
+
+    class Meta:
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"{self.name} (th_{self.public_id}_…{self.last_four})"
+
+
+class DataKey(Stamped):
+    """A tenant's data key (AES-256), wrapped by a master key. `tenant` empty: the operator's own."""
+
+    tenant = models.OneToOneField(
+        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="data_key"
+    )
+    wrapped = models.BinaryField()
+    master_key_id = models.CharField(max_length=32, db_index=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(
+                models.Value(1), condition=models.Q(tenant__isnull=True), name="one_operator_data_key"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"data key of {self.tenant or 'operator'} under {self.master_key_id}"

@@ -1,0 +1,79 @@
+"""Rows that every floor leans on: config versions, the audit trail, first answers to repeated writes."""
+
+from django.db import models
+
+from tenants.ids import uuid7
+from tenants.models.people import OwnedQuerySet, Tenant
+
+
+class ConfigVersion(models.Model):
+    """How often a floor's configuration has changed; workers poll it and reload what moved."""
+
+    section = models.CharField(max_length=16, primary_key=True)
+    version = models.BigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.section}@{self.version}"
+
+
+class AuditEvent(models.Model):
+    """One write, by whom and what changed. Append-only by trigger, hash-chained per tenant.
+
+    `chain` is the tenant's id, or the nil UUID for the operator's own objects.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    chain = models.UUIDField()
+    sequence = models.BigIntegerField()
+    at = models.DateTimeField()
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, related_name="audit_events")
+    actor_kind = models.CharField(max_length=8)
+    actor_id = models.UUIDField(null=True)
+    actor_label = models.CharField(max_length=254)
+    action = models.CharField(max_length=64)
+    object_type = models.CharField(max_length=64)
+    object_id = models.CharField(max_length=128)
+    before = models.JSONField(null=True)
+    after = models.JSONField(null=True)
+    ip = models.GenericIPAddressField(null=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    previous_hash = models.BinaryField(max_length=32)
+    hash = models.BinaryField(max_length=32)
+
+    objects = OwnedQuerySet["AuditEvent"].as_manager()
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (models.UniqueConstraint(fields=("chain", "sequence"), name="audit_chain_position"),)
+
+    def __str__(self) -> str:
+        return f"{self.actor_label} {self.action} {self.object_type} {self.object_id}"
+
+
+class AuditHead(models.Model):
+    """The end of one audit chain; its row lock puts the chain's writers in line."""
+
+    chain = models.UUIDField(primary_key=True)
+    sequence = models.BigIntegerField(default=0)
+    hash = models.BinaryField(max_length=32, default=bytes(32))
+
+    def __str__(self) -> str:
+        return f"{self.chain}#{self.sequence}"
+
+
+class IdempotencyRecord(models.Model):
+    """The first answer to a write that carried an Idempotency-Key, kept for 24 hours."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    owner = models.CharField(max_length=64)
+    key = models.CharField(max_length=255)
+    fingerprint = models.BinaryField(max_length=32)
+    status = models.PositiveSmallIntegerField(null=True)
+    body = models.JSONField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("owner", "key"), name="idempotency_key_once"),)
+
+    def __str__(self) -> str:
+        return self.key
