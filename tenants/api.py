@@ -316,6 +316,7 @@ class AuditSerializer(serializers.ModelSerializer[AuditEvent]):
             "after",
             "ip",
             "request_id",
+            "reason",
             "sequence",
             "previous_hash",
             "hash",

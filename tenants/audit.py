@@ -18,10 +18,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from django.db import connection, models
+from django.db import connection, models, transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
+from tenants.errors import ApiError
 from tenants.models import AuditEvent, AuditHead, Tenant
 from tenants.principal import Principal
 
@@ -32,6 +33,7 @@ _SECRET_NAME: Final = re.compile(
     re.IGNORECASE,
 )
 _SECRET_VALUE: Final = re.compile(r"\bth_[0-9A-Za-z]{12}_[0-9A-Za-z]{20,}")
+_MAX_REASON_CHARACTERS: Final = 500
 _FLOAT_INTEGERS_FROM: Final = 1e16  # from here on Python prints an exponent, and jsonb gives back an integer
 
 type Json = bool | int | float | str | list[Json] | dict[str, Json] | None
@@ -39,10 +41,11 @@ type Json = bool | int | float | str | list[Json] | dict[str, Json] | None
 
 @dataclass(slots=True)
 class Origin:
-    """Where the writes of this request come from, and how many events they have left so far."""
+    """Where the writes of this request come from and why, and how many events they have left so far."""
 
     ip: str | None = None
     request_id: str = ""
+    reason: str = ""
     events: int = 0
 
 
@@ -50,9 +53,9 @@ _origin: ContextVar[Origin | None] = ContextVar("tollhouse_audit_origin", defaul
 
 
 @contextlib.contextmanager
-def origin(*, ip: str | None, request_id: str) -> Iterator[Origin]:
-    """Set by an entrance (API, console): every `record` inside takes its address and request id from here."""
-    here = Origin(ip=ip, request_id=request_id)
+def origin(*, ip: str | None, request_id: str, reason: str = "") -> Iterator[Origin]:
+    """Set by an entrance (API, console): every `record` inside takes address, request id and reason from here."""
+    here = Origin(ip=ip, request_id=request_id, reason=reason)
     token = _origin.set(here)
     try:
         yield here
@@ -68,6 +71,28 @@ def client_ip(request: HttpRequest) -> str | None:
         return None
 
 
+def reason_given(request: HttpRequest) -> str:
+    """Why, in the header X-Tollhouse-Reason (UTF-8). Raises ApiError invalid_request: too long, unprintable."""
+    header = request.headers.get("X-Tollhouse-Reason", "")
+    with contextlib.suppress(UnicodeError):  # headers come as Latin-1; what is no UTF-8 was meant as it is
+        header = header.encode("latin-1").decode()
+    header = header.strip()
+    if len(header) > _MAX_REASON_CHARACTERS or not header.isprintable():
+        raise ApiError(
+            "invalid_request",
+            f"A reason is at most {_MAX_REASON_CHARACTERS} printable characters.",
+            param="X-Tollhouse-Reason",
+        )
+    return header
+
+
+def reason_typed(request: HttpRequest) -> str:
+    """Why, in the field `reason` of a console form, in one line; cut where the form let more through."""
+    typed = request.POST.get("reason", "") if request.method == "POST" else ""
+    line = " ".join(str(typed).split())
+    return "".join(filter(str.isprintable, line))[:_MAX_REASON_CHARACTERS]
+
+
 def record(
     *,
     principal: Principal,
@@ -79,6 +104,7 @@ def record(
     after: Mapping[str, Any] | None = None,
     ip: str | None = None,
     request_id: str = "",
+    reason: str = "",
     at: datetime | None = None,
 ) -> AuditEvent:
     """Append one event to the tenant's chain (the operator's when `tenant` is None) and return it.
@@ -93,6 +119,7 @@ def record(
     if here is not None:
         here.events += 1
         ip, request_id = ip or here.ip, request_id or here.request_id
+        reason = reason or here.reason
     chain = tenant.id if tenant else OPERATOR_CHAIN
     AuditHead.objects.bulk_create([AuditHead(chain=chain)], ignore_conflicts=True)
     head = AuditHead.objects.select_for_update().get(chain=chain)
@@ -111,12 +138,32 @@ def record(
         after=None if after is None else masked(after),
         ip=ip,
         request_id=request_id,
+        reason=_SECRET_VALUE.sub(MASK, reason),
         previous_hash=bytes(head.hash),
     )
     event.hash = hash_of(event)
     event.save(force_insert=True)
     AuditHead.objects.filter(chain=chain).update(sequence=event.sequence, hash=event.hash)
     return event
+
+
+def record_access(
+    *, principal: Principal, object_type: str, object_id: object, tenant: Tenant | None, what: str
+) -> AuditEvent:
+    """Append `<object_type>.access`: somebody was given, or made use of, a secret or stored content.
+
+    Call it before the secret leaves; it commits with the caller's transaction, or in one of its own. `what`
+    says in a few words which part and how ("shown", "tested against the provider"), never the secret.
+    """
+    with transaction.atomic():
+        return record(
+            principal=principal,
+            action=f"{object_type}.access",
+            object_type=object_type,
+            object_id=object_id,
+            tenant=tenant,
+            after={"what": what},
+        )
 
 
 def masked(value: object, name: str = "") -> Json:
@@ -159,6 +206,8 @@ def hash_of(event: AuditEvent) -> bytes:
         event.request_id,
         bytes(event.previous_hash).hex(),
     ]
+    if event.reason:  # events from before there were reasons keep the hash they have
+        content.append(event.reason)
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).digest()
 

@@ -107,7 +107,9 @@ def _room(access: Access) -> Callable[[Callable[..., HttpResponse]], ConsoleView
                     raise PermissionDenied(scope)
             with (
                 timezone.override(zone_of(request.user)),
-                audit.origin(ip=audit.client_ip(request), request_id=str(uuid7())),
+                audit.origin(
+                    ip=audit.client_ip(request), request_id=str(uuid7()), reason=audit.reason_typed(request)
+                ),
             ):
                 response = view(guest, *args, **kwargs)
             add_never_cache_headers(response)

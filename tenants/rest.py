@@ -26,6 +26,7 @@ Answers are replayed without the fields in `secret_fields`: a key's text is show
 """
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC
 from functools import partial
 from typing import Any, ClassVar, Final, cast
@@ -175,8 +176,9 @@ class Guarded(APIView):
         super().initial(request, *args, **kwargs)
         method = str(request.method).lower()
         handler = getattr(self, method)  # `authorize` has seen that there is one
-        if request.method not in _SAFE_METHODS and getattr(self, "action", None) not in self.readonly_actions:
-            setattr(self, method, partial(self._write, handler))  # DRF looks the handler up after initial()
+        is_read = request.method in _SAFE_METHODS or getattr(self, "action", None) in self.readonly_actions
+        enter = self._read if is_read else self._write
+        setattr(self, method, partial(enter, handler))  # DRF looks the handler up after initial()
 
     def _refuse_large_body(self, request: Request) -> None:
         declared = request.META.get("CONTENT_LENGTH") or ""
@@ -185,13 +187,26 @@ class Guarded(APIView):
         if declared.isdecimal() and int(declared) > self.max_body_bytes:
             raise ApiError("payload_too_large", f"The body may hold {self.max_body_bytes} bytes.")
 
+    def _origin(self, request: Request) -> AbstractContextManager[audit.Origin]:
+        plain_request = request._request
+        return audit.origin(
+            ip=audit.client_ip(plain_request),
+            request_id=request_id_of(plain_request),
+            reason=audit.reason_given(plain_request),
+        )
+
+    def _read(
+        self, handler: Callable[..., Response], request: Request, *args: Any, **kwargs: Any
+    ) -> Response:
+        with self._origin(request):  # a read may leave an event: `audit.record_access`
+            return handler(request, *args, **kwargs)
+
     def _write(
         self, handler: Callable[..., Response], request: Request, *args: Any, **kwargs: Any
     ) -> Response:
         key = request.headers.get("Idempotency-Key")
         claimed: idempotency.Claim | None = None
-        ip, request_id = audit.client_ip(request._request), request_id_of(request._request)
-        with transaction.atomic(), audit.origin(ip=ip, request_id=request_id) as origin:
+        with transaction.atomic(), self._origin(request) as origin:
             if key is not None:
                 fingerprint = idempotency.fingerprint_of(
                     method=str(request.method), path=request.get_full_path(), body=request.data

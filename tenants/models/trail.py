@@ -37,6 +37,7 @@ class AuditEvent(models.Model):
     after = models.JSONField(null=True)
     ip = models.GenericIPAddressField(null=True)
     request_id = models.CharField(max_length=64, blank=True)
+    reason = models.CharField(max_length=500, blank=True, default="")
     previous_hash = models.BinaryField(max_length=32)
     hash = models.BinaryField(max_length=32)
 

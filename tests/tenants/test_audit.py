@@ -1,3 +1,4 @@
+import hashlib
 import threading
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -6,10 +7,12 @@ from decimal import Decimal
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
+from django.test import RequestFactory
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tenants import audit
+from tenants.errors import ApiError
 from tenants.models import AuditEvent, AuditHead
 from tenants.principal import SYSTEM
 from tests import factories
@@ -255,3 +258,75 @@ def test_whatever_was_recorded_verifies_after_the_database_kept_it(chain):
 
     recorded()
     assert errors(chain.id) == [""]
+
+
+# ------------------------------------------------------------------ reasons and secret accesses
+
+
+def test_a_reason_is_part_of_the_event_and_of_its_hash(db):
+    with audit.origin(ip=None, request_id="r1", reason="Ticket 7"):
+        write()
+        write(reason="Ticket 8")
+    write()
+    assert list(AuditEvent.objects.order_by("sequence").values_list("reason", flat=True)) == [
+        "Ticket 7",
+        "Ticket 8",
+        "",
+    ]
+    assert errors() == [""]
+    tamper("UPDATE tenants_auditevent SET reason = '' WHERE sequence = 2")
+    assert errors() == ["event 2 was altered"]
+    tamper("UPDATE tenants_auditevent SET reason = 'Ticket 8' WHERE sequence = 2")
+    tamper("UPDATE tenants_auditevent SET reason = 'Ticket 9' WHERE sequence = 3")
+    assert errors() == ["event 3 was altered"]
+
+
+def test_a_key_in_a_reason_is_masked(db):
+    text = factories.keys.compose(public_id="a" * 12, secret=bytes(32))
+    assert write(reason=f"leaked {text}").reason == "leaked ***"
+
+
+def test_an_event_without_a_reason_has_the_hash_it_had_before_there_were_reasons(db):
+    event = AuditEvent(
+        chain=audit.OPERATOR_CHAIN,
+        sequence=1,
+        at=datetime(2026, 1, 1, tzinfo=UTC),
+        actor_kind="system",
+        actor_label="tollhouse",
+        action="thing.update",
+        object_type="thing",
+        object_id="1",
+        previous_hash=bytes(32),
+    )
+    content = (
+        '["00000000-0000-0000-0000-000000000000",1,"2026-01-01T00:00:00+00:00",null,"system",null,'
+        f'"tollhouse","thing.update","thing","1",null,null,null,"","{"00" * 32}"]'
+    )
+    assert audit.hash_of(event) == hashlib.sha256(content.encode()).digest()
+
+
+def test_a_secret_access_is_an_event_of_its_own(committed_db):
+    tenant = factories.tenant()
+    audit.record_access(principal=SYSTEM, object_type="credential", object_id=7, tenant=tenant, what="tested")
+    event = AuditEvent.objects.get()
+    assert (event.action, event.object_id, event.after) == ("credential.access", "7", {"what": "tested"})
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [("Ticket 7", "Ticket 7"), ("Prüfung".encode().decode("latin-1"), "Prüfung"), ("\xe9t\xe9", "été")],
+)
+def test_a_header_gives_the_reason(header, reason):
+    assert audit.reason_given(RequestFactory().post("/", headers={"X-Tollhouse-Reason": header})) == reason
+
+
+@pytest.mark.parametrize("header", ["x" * 501, "two\x85lines"])
+def test_a_header_that_is_no_reason_is_refused(header):
+    with pytest.raises(ApiError, match="at most 500 printable") as refusal:
+        audit.reason_given(RequestFactory().post("/", headers={"X-Tollhouse-Reason": header}))
+    assert (refusal.value.code, refusal.value.param) == ("invalid_request", "X-Tollhouse-Reason")
+
+
+def test_a_form_field_gives_the_reason_in_one_line():
+    assert audit.reason_typed(RequestFactory().post("/", {"reason": " Ticket\r\n7\0 "})) == "Ticket 7"
+    assert audit.reason_typed(RequestFactory().get("/", {"reason": "Ticket 7"})) == ""
