@@ -14,9 +14,11 @@ from tenants.models import (
     AuditEvent,
     AuditHead,
     ConfigVersion,
+    CustomRole,
     DataKey,
     IdempotencyRecord,
     Membership,
+    ServiceAccount,
     Tenant,
     User,
 )
@@ -63,7 +65,21 @@ class UserAdmin(Undeletable):
 class MembershipAdmin(_Admin):
     list_display = ("user", "tenant", "role")
     list_select_related = ("user", "tenant")
-    raw_id_fields = ("user", "tenant")
+    raw_id_fields = ("user", "tenant", "custom_role")
+
+
+@admin.register(CustomRole)
+class CustomRoleAdmin(ReadOnly):
+    list_display = ("slug", "tenant", "name")
+    list_select_related = ("tenant",)
+    search_fields = ("slug", "name")
+
+
+@admin.register(ServiceAccount)
+class ServiceAccountAdmin(ReadOnly):
+    list_display = ("name", "tenant", "role", "status")
+    list_select_related = ("tenant",)
+    search_fields = ("name",)
 
 
 @admin.register(ApiKey)

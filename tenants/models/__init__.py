@@ -6,6 +6,7 @@ Money, providers and routes are unknown here.
 from tenants.models.base import Stamped
 from tenants.models.keys import ApiKey, DataKey
 from tenants.models.people import Membership, OwnedQuerySet, Tenant, TenantQuerySet, User, UserManager
+from tenants.models.roles import CustomRole, ServiceAccount
 from tenants.models.trail import AuditEvent, AuditHead, ConfigVersion, IdempotencyRecord
 
 __all__ = [
@@ -13,10 +14,12 @@ __all__ = [
     "AuditEvent",
     "AuditHead",
     "ConfigVersion",
+    "CustomRole",
     "DataKey",
     "IdempotencyRecord",
     "Membership",
     "OwnedQuerySet",
+    "ServiceAccount",
     "Stamped",
     "Tenant",
     "TenantQuerySet",

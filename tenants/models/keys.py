@@ -5,17 +5,22 @@ from django.db import models
 
 from tenants.models.base import Stamped
 from tenants.models.people import OwnedQuerySet, Tenant
+from tenants.models.roles import ServiceAccount
 
 
 class ApiKey(Stamped):
     """A secret that calls `/v1` and `/api/v1`. Only its keyed hash is kept; the text is shown once.
 
-    `tenant` is empty for a platform key (the operator's own backend). Rows are never deleted: a revoked
+    `tenant` is empty for a platform key (the operator's own backend). A key of a service account may do no
+    more than the account's role, and nothing while the account is stopped. Rows are never deleted: a revoked
     or expired key must go on explaining old ledger rows.
     """
 
     tenant = models.ForeignKey(
         Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="api_keys"
+    )
+    service_account = models.ForeignKey(
+        ServiceAccount, on_delete=models.PROTECT, null=True, blank=True, related_name="api_keys"
     )
     public_id = models.CharField(max_length=32, unique=True)
     digest = models.BinaryField(max_length=32)

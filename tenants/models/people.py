@@ -109,7 +109,7 @@ class User(Stamped, AbstractBaseUser, PermissionsMixin):
 
 
 class Membership(Stamped):
-    """A person's role in one tenant."""
+    """A person's role in one tenant: `role` is the slug of a built-in one, or of `custom_role`."""
 
     class Role(models.TextChoices):
         OWNER = "owner"
@@ -120,13 +120,23 @@ class Membership(Stamped):
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
-    role = models.CharField(max_length=16, choices=Role)
+    role = models.CharField(max_length=63)
+    custom_role = models.ForeignKey(
+        "tenants.CustomRole", on_delete=models.PROTECT, null=True, blank=True, related_name="memberships"
+    )
 
     objects = OwnedQuerySet["Membership"].as_manager()
 
     class Meta:
         ordering = ("-id",)
-        constraints = (models.UniqueConstraint(fields=("tenant", "user"), name="membership_once_per_tenant"),)
+        constraints = (
+            models.UniqueConstraint(fields=("tenant", "user"), name="membership_once_per_tenant"),
+            models.CheckConstraint(
+                condition=models.Q(custom_role__isnull=False)
+                | models.Q(role__in=("owner", "admin", "developer", "billing", "viewer")),
+                name="membership_has_a_known_role",
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.user} as {self.role} of {self.tenant}"
