@@ -11,13 +11,17 @@ from django.http import HttpRequest
 
 from tenants.models import (
     ApiKey,
+    AuditCheckpoint,
     AuditEvent,
     AuditHead,
+    AuditSink,
+    AuditSinkCursor,
     ConfigVersion,
     CustomRole,
     DataKey,
     IdempotencyRecord,
     Membership,
+    Proposal,
     ServiceAccount,
     Tenant,
     User,
@@ -104,7 +108,23 @@ class AuditEventAdmin(ReadOnly):
     list_filter: ClassVar = ("action",)
 
 
+@admin.register(AuditSink)
+class AuditSinkAdmin(ReadOnly):
+    list_display = ("name", "kind", "tenant", "is_enabled", "failures", "last_error")
+    list_select_related = ("tenant",)
+    exclude = ("sealed",)
+
+
+@admin.register(Proposal)
+class ProposalAdmin(ReadOnly):
+    list_display = ("created_at", "operation", "object_id", "tenant", "proposed_by_label", "state")
+    list_select_related = ("tenant",)
+    list_filter: ClassVar = ("state", "kind")
+
+
+admin.site.register(AuditCheckpoint, ReadOnly)
 admin.site.register(AuditHead, ReadOnly)
+admin.site.register(AuditSinkCursor, ReadOnly)
 admin.site.register(ConfigVersion, ReadOnly)
 
 

@@ -3,22 +3,35 @@
 Money, providers and routes are unknown here.
 """
 
+from tenants.models.approvals import Proposal
 from tenants.models.base import Stamped
 from tenants.models.keys import ApiKey, DataKey
 from tenants.models.people import Membership, OwnedQuerySet, Tenant, TenantQuerySet, User, UserManager
 from tenants.models.roles import CustomRole, ServiceAccount
-from tenants.models.trail import AuditEvent, AuditHead, ConfigVersion, IdempotencyRecord
+from tenants.models.trail import (
+    AuditCheckpoint,
+    AuditEvent,
+    AuditHead,
+    AuditSink,
+    AuditSinkCursor,
+    ConfigVersion,
+    IdempotencyRecord,
+)
 
 __all__ = [
     "ApiKey",
+    "AuditCheckpoint",
     "AuditEvent",
     "AuditHead",
+    "AuditSink",
+    "AuditSinkCursor",
     "ConfigVersion",
     "CustomRole",
     "DataKey",
     "IdempotencyRecord",
     "Membership",
     "OwnedQuerySet",
+    "Proposal",
     "ServiceAccount",
     "Stamped",
     "Tenant",

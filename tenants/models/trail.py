@@ -3,6 +3,7 @@
 from django.db import models
 
 from tenants.ids import uuid7
+from tenants.models.base import Stamped
 from tenants.models.people import OwnedQuerySet, Tenant
 
 
@@ -60,6 +61,93 @@ class AuditHead(models.Model):
 
     def __str__(self) -> str:
         return f"{self.chain}#{self.sequence}"
+
+
+class AuditCheckpoint(models.Model):
+    """Where a chain begins since retention removed its older events. Append-only by trigger.
+
+    `sequence` and `hash` are those of the last event removed; the deletion trigger lets events go only below a
+    checkpoint, and only a year after they were written. `certificate` covers this row and the one before it.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    chain = models.UUIDField()
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, related_name="+")
+    sequence = models.BigIntegerField()
+    hash = models.BinaryField(max_length=32)
+    count = models.BigIntegerField()
+    first_at = models.DateTimeField()
+    last_at = models.DateTimeField()
+    kept_days = models.PositiveIntegerField()
+    removed_at = models.DateTimeField()
+    certificate = models.BinaryField(max_length=32)
+
+    objects = OwnedQuerySet["AuditCheckpoint"].as_manager()
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(fields=("chain", "sequence"), name="audit_checkpoint_position"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.chain} from {self.sequence + 1}"
+
+
+class AuditSink(Stamped):
+    """Another system that is sent a chain's events in order, at least once: a webhook or a syslog server.
+
+    Without a tenant it is the operator's: of the operator's own chain, or of all chains. `sealed` holds the
+    signing secrets of a webhook. What was delivered stands in its cursors.
+    """
+
+    class Kind(models.TextChoices):
+        WEBHOOK = "webhook", "Webhook"
+        SYSLOG = "syslog", "Syslog"
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, related_name="audit_sinks")
+    name = models.CharField(max_length=100)
+    kind = models.CharField(max_length=8, choices=Kind)
+    target = models.CharField(
+        max_length=2000, help_text="https://…, or syslog+tls://host:port, or syslog+tcp://host:port"
+    )
+    ca_certificate = models.TextField(blank=True, help_text="PEM; empty trusts the system's authorities.")
+    has_all_chains = models.BooleanField(default=False)
+    is_enabled = models.BooleanField(default=True)
+    sealed = models.BinaryField(null=True)
+    failures = models.PositiveIntegerField(default=0)
+    next_at = models.DateTimeField(db_index=True)
+    lease_until = models.DateTimeField(null=True)
+    delivered_at = models.DateTimeField(null=True)
+    last_error = models.CharField(max_length=300, blank=True)
+
+    objects = OwnedQuerySet["AuditSink"].as_manager()
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (
+            models.CheckConstraint(
+                condition=models.Q(tenant__isnull=True) | models.Q(has_all_chains=False),
+                name="audit_sink_own_chain",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.kind})"
+
+
+class AuditSinkCursor(models.Model):
+    """The last event of one chain that a sink has taken."""
+
+    sink = models.ForeignKey(AuditSink, on_delete=models.CASCADE, related_name="cursors")
+    chain = models.UUIDField()
+    sequence = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("sink", "chain"), name="audit_sink_cursor"),)
+
+    def __str__(self) -> str:
+        return f"{self.sink_id} {self.chain}#{self.sequence}"
 
 
 class IdempotencyRecord(models.Model):

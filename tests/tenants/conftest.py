@@ -4,6 +4,10 @@ import pytest
 
 _TABLES = (
     "tenants_idempotencyrecord",
+    "tenants_auditsinkcursor",
+    "tenants_auditsink",
+    "tenants_proposal",
+    "tenants_auditcheckpoint",
     "tenants_auditevent",
     "tenants_audithead",
     "tenants_datakey",
