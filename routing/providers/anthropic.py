@@ -182,7 +182,11 @@ def _is_empty(part: Json) -> bool:
 
 
 def _text_block(part: Json) -> Json:
-    block = {"type": "text", "text": part["text"]}
+    return _marked({"type": "text", "text": part["text"]}, part)
+
+
+def _marked(block: Json, part: Json) -> Json:
+    """With the part's cache mark. https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching"""
     if "cache_control" in part:
         block["cache_control"] = part["cache_control"]
     return block
@@ -209,11 +213,12 @@ def _image_block(part: Json) -> Json:
     url = content.image_url(part, provider=NAME)
     inline = content.data_uri(url)
     if inline is None:
-        return {"type": "image", "source": {"type": "url", "url": url}}
+        return _marked({"type": "image", "source": {"type": "url", "url": url}}, part)
     media_type, data = inline
     if media_type not in IMAGE_TYPES:
         raise content.inexpressible(f"{NAME} does not take images of type {media_type}.")
-    return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+    source = {"type": "base64", "media_type": media_type, "data": data}
+    return _marked({"type": "image", "source": source}, part)
 
 
 def _document_block(part: Json) -> Json:
@@ -227,13 +232,17 @@ def _document_block(part: Json) -> Json:
     }
     if file.get("filename"):
         block["title"] = file["filename"]
-    return block
+    return _marked(block, part)
 
 
 def _assistant_blocks(message: Json) -> list[Json]:
     blocks: list[Json] = list(message.get("thinking_blocks") or ())
-    if text := content.text_of(message.get("content"), role="assistant"):
-        blocks.append({"type": "text", "text": text})
+    content.text_of(message.get("content"), role="assistant")  # refuses anything but text
+    blocks += [
+        _text_block({"text": part.get("text", part.get("refusal")), **part})
+        for part in content.parts_of(message.get("content"))
+        if part.get("text") or part.get("refusal")
+    ]
     if message.get("function_call") or message.get("audio"):
         raise content.inexpressible(f"{NAME} cannot express function_call or audio in a message.")
     blocks.extend(
@@ -251,7 +260,10 @@ def _assistant_blocks(message: Json) -> list[Json]:
 def _tool_result(message: Json) -> Json:
     raw = message.get("content")
     result = raw if isinstance(raw, str) else [_user_block(part) for part in content.parts_of(raw)]
-    return {"type": "tool_result", "tool_use_id": message.get("tool_call_id"), "content": result}
+    block: Json = {"type": "tool_result", "tool_use_id": message.get("tool_call_id"), "content": result}
+    if message.get("is_error"):
+        block["is_error"] = True
+    return _marked(block, message)
 
 
 def _tools(body: Json, wire: Json) -> None:
@@ -261,7 +273,9 @@ def _tools(body: Json, wire: Json) -> None:
         if choice not in (None, "none", "auto"):
             raise UnsupportedParameter("tool_choice", "tool_choice needs tools.")
         return
-    wire["tools"] = [_tool(function) for function in functions]
+    wire["tools"] = [
+        _marked(_tool(function), tool) for function, tool in zip(functions, body["tools"], strict=True)
+    ]
     if choice is None and body.get("parallel_tool_calls") is not False:
         return
     if isinstance(choice, dict):

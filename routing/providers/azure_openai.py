@@ -32,5 +32,5 @@ def build_request(operation: Operation, body: Json, target: Target, *, stream: b
     return WireRequest(
         url=url,
         headers=(*json_headers(stream=stream), ("api-key", target.api_key)),
-        body=request_body(body, model=target.provider_model, stream=stream),
+        body=request_body(body, target, stream=stream),
     )

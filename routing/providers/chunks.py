@@ -9,10 +9,11 @@ from hashlib import blake2s
 
 import orjson
 
+from routing.providers.portable import SURFACE
 from routing.providers.usage import usage_json
 from routing.types import Json, StreamState, UnsupportedParameter, Usage
 
-GATEWAY_FIELDS = frozenset({"provider"})
+GATEWAY_FIELDS = frozenset({"provider", SURFACE})
 """Body fields addressed to the gateway; never sent upstream."""
 
 _HARMLESS = frozenset(

@@ -43,7 +43,7 @@ EXPRESSIBLE = frozenset(
     {
         "messages", "max_tokens", "max_completion_tokens", "stop", "temperature", "top_p", "top_k", "n",
         "seed", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "tools", "tool_choice",
-        "response_format", "reasoning_effort",
+        "response_format", "reasoning_effort", "thinking",
     }
 )  # fmt: skip
 
@@ -225,7 +225,8 @@ def _function_response(message: Json, names: dict[object, object]) -> Json:
     if not name:
         raise content.inexpressible("A tool message answers a call that is not in the conversation.")
     output = content.text_of(message.get("content"), role="tool")
-    return {"functionResponse": {"id": call_id, "name": name, "response": {"output": output}}}
+    response = {"error" if message.get("is_error") else "output": output}
+    return {"functionResponse": {"id": call_id, "name": name, "response": response}}
 
 
 def _tools(body: Json, wire: Json) -> None:
@@ -285,6 +286,10 @@ def _generation_config(body: Json, target: Target) -> Json:
             raise UnsupportedParameter("response_format", f"{NAME} cannot express the format '{other}'.")
     if effort := body.get("reasoning_effort"):
         config["thinkingConfig"] = _thinking(effort, target.provider_model)
+    elif (thinking := body.get("thinking")) and thinking.get("type") != "disabled":
+        config["thinkingConfig"] = {"includeThoughts": True}
+        if thinking.get("budget_tokens"):
+            config["thinkingConfig"]["thinkingBudget"] = thinking["budget_tokens"]
     return config
 
 

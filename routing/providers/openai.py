@@ -11,6 +11,7 @@ import orjson
 from routing.providers.chunks import GATEWAY_FIELDS, derived_id, usage_chunk
 from routing.providers.embeddings import embeddings_as
 from routing.providers.errors import invalid_response, openai_error, openai_error_from
+from routing.providers.portable import portable
 from routing.providers.usage import openai_usage, record_usage, reply_usage
 from routing.types import (
     Headers,
@@ -45,7 +46,7 @@ def build_request(operation: Operation, body: Json, target: Target, *, stream: b
     return WireRequest(
         url=target.base_url + PATHS[operation],
         headers=tuple(headers),
-        body=request_body(body, model=target.provider_model, stream=stream),
+        body=request_body(body, target, stream=stream),
     )
 
 
@@ -56,10 +57,10 @@ def json_headers(*, stream: bool) -> tuple[tuple[str, str], ...]:
     )
 
 
-def request_body(body: Json, *, model: str, stream: bool) -> bytes:
+def request_body(body: Json, target: Target, *, stream: bool) -> bytes:
     """The body with the provider's model name and, for streams, usage asked for. `body` is not changed."""
-    wire = {name: value for name, value in body.items() if name not in GATEWAY_FIELDS}
-    wire["model"] = model
+    wire = {name: value for name, value in portable(body, target).items() if name not in GATEWAY_FIELDS}
+    wire["model"] = target.provider_model
     if stream:
         wire["stream"] = True
         wire["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}

@@ -22,5 +22,5 @@ def build_request(operation: Operation, body: Json, target: Target, *, stream: b
     return WireRequest(
         url=f"sandbox://{quote(target.provider_model, safe='')}{PATHS[operation]}",
         headers=(*json_headers(stream=stream), ("authorization", f"Bearer {target.api_key}")),
-        body=request_body(body, model=target.provider_model, stream=stream),
+        body=request_body(body, target, stream=stream),
     )

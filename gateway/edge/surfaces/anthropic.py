@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from routing.providers.portable import SURFACE
 from routing.types import Json
 from tenants.errors import ApiError
 
@@ -19,6 +20,8 @@ FIELDS = frozenset(
         "tools", "tool_choice", "thinking", "metadata", "service_tier", "output_config", "provider",
     }
 )  # fmt: skip
+
+MAX_STOPS = 4  # as many as OpenAI's dialect has room for
 
 STOP_REASONS: Mapping[str, str] = {
     "stop": "end_turn",
@@ -61,10 +64,15 @@ def read(body: Json) -> Json:
         "messages": [*_system(body.get("system")), *_messages(body.get("messages"))],
         "max_tokens": body["max_tokens"],
     }
+    chat[SURFACE] = "anthropic"
     for name in ("stream", "temperature", "top_p", "top_k", "provider"):
         if body.get(name) is not None:
             chat[name] = body[name]
     if stops := body.get("stop_sequences"):
+        if isinstance(stops, list) and len(stops) > MAX_STOPS:
+            raise _inexpressible(
+                "stop_sequences", f"More than {MAX_STOPS} stop sequences cannot be expressed here."
+            )
         chat["stop"] = stops
     _tools(body, chat)
     _thinking(body, chat)

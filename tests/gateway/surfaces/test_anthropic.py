@@ -75,6 +75,7 @@ def test_a_plain_request_is_a_chat():
         "stream": True,
         "temperature": 0.5,
         "stop": ["END"],
+        "tollhouse_surface": "anthropic",
     }
     openai.check(Operation.CHAT, chat)
 
