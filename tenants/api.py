@@ -4,6 +4,7 @@ Shapes only: every change is one verb's. A key's text leaves through `key` of th
 never again.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 from django.db import models
@@ -15,11 +16,12 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from tenants import keys, lifecycle, members
-from tenants.models import ApiKey, AuditEvent, Membership, Tenant
+from tenants import keys, lifecycle, members, roles, service_accounts
+from tenants.errors import ApiError
+from tenants.models import ApiKey, AuditEvent, CustomRole, Membership, ServiceAccount, Tenant
 from tenants.principal import Principal
 from tenants.rest import ReadResource, Resource, StrictSerializer
-from tenants.scopes import SCOPES
+from tenants.scopes import SCOPES, TENANT_ROLES, TENANT_SCOPES
 
 # ------------------------------------------------------------------ tenants
 
@@ -90,11 +92,27 @@ class TenantResource(Resource[Tenant]):
 # ------------------------------------------------------------------ keys
 
 
+class ServiceAccountField(serializers.PrimaryKeyRelatedField[ServiceAccount]):
+    """A service account of the tenant in the path; others do not exist."""
+
+    def __init__(self, **options: Any) -> None:
+        if not options.get("read_only"):
+            options.setdefault("queryset", ServiceAccount.objects.all())
+        super().__init__(**options)
+
+    def get_queryset(self) -> models.QuerySet[ServiceAccount]:
+        tenant = getattr(self.context.get("view"), "tenant", None)
+        return ServiceAccount.objects.filter(tenant=tenant) if tenant else ServiceAccount.objects.none()
+
+
 class KeySerializer(StrictSerializer, serializers.ModelSerializer[ApiKey]):
     """An API key. `key` holds its text in the answer that made it, and is null everywhere else."""
 
     key = serializers.SerializerMethodField(help_text="The key's text, shown once: null ever after.")
     tenant = serializers.SlugRelatedField[Tenant](slug_field="slug", read_only=True)
+    service_account = ServiceAccountField(
+        required=False, allow_null=True, help_text="Caps the key at the account's role; null for none."
+    )
     scopes = serializers.ListField(
         child=serializers.CharField(max_length=64), help_text="Of: " + ", ".join(sorted(SCOPES))
     )
@@ -116,6 +134,7 @@ class KeySerializer(StrictSerializer, serializers.ModelSerializer[ApiKey]):
             "id",
             "key",
             "tenant",
+            "service_account",
             "name",
             "public_id",
             "last_four",
@@ -217,12 +236,15 @@ class PlatformKeyResource(KeyResource):
 # ------------------------------------------------------------------ members
 
 
+ROLE_HELP = f"One of {', '.join(TENANT_ROLES)}, or the slug of one of the tenant's own roles."
+
+
 class MemberSerializer(StrictSerializer, serializers.ModelSerializer[Membership]):
     """A person's role in the tenant. `email` is set once."""
 
     email = serializers.EmailField(source="user.email")
     name = serializers.CharField(source="user.name", read_only=True)
-    role = serializers.ChoiceField(choices=Membership.Role.choices)
+    role = serializers.CharField(max_length=63, help_text=ROLE_HELP)
 
     class Meta:
         model = Membership
@@ -233,7 +255,7 @@ class MemberSerializer(StrictSerializer, serializers.ModelSerializer[Membership]
 class RoleSerializer(StrictSerializer):
     """What can be changed of a member."""
 
-    role = serializers.ChoiceField(choices=Membership.Role.choices)
+    role = serializers.CharField(max_length=63, help_text=ROLE_HELP)
 
 
 class MemberResource(Resource[Membership]):
@@ -266,6 +288,114 @@ class MemberResource(Resource[Membership]):
     def perform_destroy(self, instance: Membership) -> None:
         """Raises ApiError as `members.remove_member`."""
         members.remove_member(membership=instance, actor=self.principal)
+
+
+# ------------------------------------------------------------------ roles and service accounts
+
+
+class CustomRoleSerializer(StrictSerializer, serializers.ModelSerializer[CustomRole]):
+    """A role of the tenant's own. `slug` is set once; scopes are single ones, never whole areas."""
+
+    slug = serializers.CharField(max_length=63)
+    scopes = serializers.ListField(
+        child=serializers.CharField(max_length=64),
+        max_length=len(TENANT_SCOPES),
+        help_text="Of: " + ", ".join(scope for scope in SCOPES if scope in TENANT_SCOPES),
+    )
+
+    class Meta:
+        model = CustomRole
+        fields = ("id", "slug", "name", "scopes", "created_at", "updated_at")
+        read_only_fields = ("id", "created_at", "updated_at")
+
+
+class CustomRoleResource(Resource[CustomRole]):
+    """The roles of a tenant's own, beside the built-in ones. Nobody makes one that may do more than they."""
+
+    queryset = CustomRole.objects.select_related("tenant")
+    serializer_class = CustomRoleSerializer
+    lookup_field = "slug"
+    read_scope, write_scope = "roles:read", "roles:write"
+
+    def perform_create(self, serializer: serializers.BaseSerializer[CustomRole]) -> None:
+        """Raises ApiError as `roles.create_role`."""
+        serializer.instance = roles.create_role(
+            tenant=cast("Tenant", self.tenant), actor=self.principal, **serializer.validated_data
+        )
+
+    def perform_update(self, serializer: serializers.BaseSerializer[CustomRole]) -> None:
+        """Raises ApiError as `roles.change_role`; invalid_request for another slug."""
+        role = cast("CustomRole", serializer.instance)
+        changes = dict(serializer.validated_data)
+        if changes.pop("slug", role.slug) != role.slug:
+            raise ApiError("invalid_request", "The slug of a role is set once.", param="slug")
+        serializer.instance = roles.change_role(role=role, actor=self.principal, **changes)
+
+    def perform_destroy(self, instance: CustomRole) -> None:
+        """Raises ApiError as `roles.remove_role`."""
+        roles.remove_role(role=instance, actor=self.principal)
+
+
+class ServiceAccountSerializer(StrictSerializer, serializers.ModelSerializer[ServiceAccount]):
+    """An actor without a password that owns keys. `name` is set once; stop it by its actions."""
+
+    role = serializers.CharField(max_length=63, help_text=ROLE_HELP)
+
+    class Meta:
+        model = ServiceAccount
+        fields = ("id", "name", "role", "status", "stopped_at", "created_by", "created_at", "updated_at")
+        read_only_fields = ("id", "status", "stopped_at", "created_by", "created_at", "updated_at")
+
+
+class ServiceAccountResource(Resource[ServiceAccount]):
+    """The service accounts of one tenant. They are deactivated, never deleted. Their keys are made under
+    `keys/` with `service_account`.
+    """
+
+    queryset = ServiceAccount.objects.select_related("tenant")
+    serializer_class = ServiceAccountSerializer
+    read_scope, write_scope = "members:read", "members:write"
+    http_method_names = ["get", "post", "patch", "head"]
+    filters: ClassVar = {"name": "name", "status": "status"}
+
+    def perform_create(self, serializer: serializers.BaseSerializer[ServiceAccount]) -> None:
+        """Raises ApiError as `service_accounts.open_account`."""
+        serializer.instance = service_accounts.open_account(
+            tenant=cast("Tenant", self.tenant), actor=self.principal, **serializer.validated_data
+        )
+
+    @extend_schema(request=RoleSerializer, responses={200: ServiceAccountSerializer})
+    def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Change the role. Raises ApiError as `service_accounts.change_role`."""
+        account = self.get_object()
+        change = RoleSerializer(data=request.data)
+        change.is_valid(raise_exception=True)
+        changed = service_accounts.change_role(account=account, actor=self.principal, **change.validated_data)
+        return Response(self.get_serializer(changed).data)
+
+    @extend_schema(request=NothingSerializer, responses={200: ServiceAccountSerializer})
+    @action(detail=True, methods=["post"])
+    def suspend(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Refuse the account's keys until it is activated."""
+        return self._stop(service_accounts.suspend, request)
+
+    @extend_schema(request=NothingSerializer, responses={200: ServiceAccountSerializer})
+    @action(detail=True, methods=["post"])
+    def activate(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Let the account's keys work again."""
+        return self._stop(service_accounts.activate, request)
+
+    @extend_schema(request=NothingSerializer, responses={200: ServiceAccountSerializer})
+    @action(detail=True, methods=["post"])
+    def deactivate(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Refuse the account's keys for good."""
+        return self._stop(service_accounts.deactivate, request)
+
+    def _stop(self, verb: Callable[..., ServiceAccount], request: Request) -> Response:
+        account = self.get_object()
+        NothingSerializer(data=request.data).is_valid(raise_exception=True)
+        changed = verb(account=account, actor=self.principal, now=timezone.now())
+        return Response(self.get_serializer(changed).data)
 
 
 # ------------------------------------------------------------------ audit

@@ -19,7 +19,7 @@ from tenants.audit import client_ip
 from tenants.errors import ApiError
 from tenants.models import ApiKey, Tenant, User
 from tenants.principal import Principal
-from tenants.scopes import OPERATOR_ROLES, TENANT_ROLES
+from tenants.scopes import OPERATOR_ROLES, capped, scopes_of_role
 
 _USED_AGAIN_AFTER: Final = timedelta(minutes=1)
 
@@ -28,19 +28,24 @@ def principal_of(user: User) -> Principal:
     """What a person may do: their operator role everywhere, their memberships each in its tenant."""
     if not user.is_active:
         return Principal(kind="user", id=user.id, label=user.email)
-    memberships = user.memberships.values_list("tenant_id", "role")
+    memberships = user.memberships.values_list("tenant_id", "role", "custom_role__scopes")
     return Principal(
         kind="user",
         id=user.id,
         label=user.email,
         operator_scopes=OPERATOR_ROLES.get(user.operator_role, frozenset()),
-        tenant_scopes={tenant_id: TENANT_ROLES[role] for tenant_id, role in memberships},
+        tenant_scopes={tenant_id: scopes_of_role(role, own) for tenant_id, role, own in memberships},
     )
 
 
 def principal_of_key(key: ApiKey) -> Principal:
-    """What a key may do: a platform key's scopes hold everywhere, a tenant key's in its tenant alone."""
+    """What a key may do: a platform key's scopes hold everywhere, a tenant key's in its tenant alone.
+
+    A service account's key may do no more than the account's role as it is now.
+    """
     scopes = frozenset(key.scopes)
+    if key.service_account is not None:
+        scopes = capped(scopes, key.service_account.scopes)
     label = f"{key.name} (th_{key.public_id})"
     if key.tenant_id is None:
         return Principal(kind="key", id=key.id, label=label, operator_scopes=scopes)

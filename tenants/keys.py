@@ -21,9 +21,9 @@ from django.db import transaction
 from tenants import audit, versions
 from tenants.errors import ApiError
 from tenants.keyring import keyring
-from tenants.models import ApiKey, Tenant
+from tenants.models import ApiKey, ServiceAccount, Tenant
 from tenants.principal import Principal
-from tenants.scopes import is_scope
+from tenants.scopes import grants, is_scope
 
 PREFIX: Final = "th"
 PUBLIC_ID_CHARACTERS: Final = 12
@@ -115,13 +115,16 @@ def issue(
     limit_tpm: int | None = None,
     max_concurrent: int | None = None,
     expires_at: datetime | None = None,
+    service_account: ServiceAccount | None = None,
 ) -> Issued:
     """Create a key. `tenant` None makes a platform key, which only an operator may.
 
     Raises ApiError: invalid_request with `param`, permission_denied when `actor` would grant more than it
-    holds.
+    holds, conflict for a service account that is not active.
     """
     _check_scopes(scopes, tenant=tenant, actor=actor)
+    if service_account is not None:
+        _check_account(service_account, scopes, tenant=tenant)
     rights = {
         "name": name,
         "scopes": sorted(set(scopes)),
@@ -131,6 +134,7 @@ def issue(
         "limit_tpm": limit_tpm,
         "max_concurrent": max_concurrent,
         "expires_at": expires_at,
+        "service_account_id": service_account.id if service_account is not None else None,
     }
     with transaction.atomic():
         issued = _insert(tenant=tenant, rights=rights, actor=actor, version=versions.bump("tenants"))
@@ -237,7 +241,8 @@ def verify(text: str, now: datetime) -> ApiKey:
     peppers = keyring(settings.TOLLHOUSE_KEY_PEPPERS, setting="TOLLHOUSE_KEY_PEPPERS")
     key = None
     if parsed is not None:
-        key = ApiKey.objects.select_related("tenant").filter(public_id=parsed.public_id).first()
+        with_owners = ApiKey.objects.select_related("tenant", "service_account__custom_role")
+        key = with_owners.filter(public_id=parsed.public_id).first()
     pepper = peppers.get(key.pepper_id) if key is not None else next(iter(peppers.values()))
     expected = bytes(key.digest) if key is not None else bytes(32)
     presented = digest_of(parsed.text, pepper) if parsed is not None and pepper is not None else bytes(32)
@@ -245,6 +250,8 @@ def verify(text: str, now: datetime) -> ApiKey:
         raise ApiError("invalid_api_key", "Incorrect API key provided.")
     if key.revoked_at is not None:
         raise ApiError("key_revoked", "This API key has been revoked.")
+    if key.service_account is not None and key.service_account.stopped_at is not None:
+        raise ApiError("key_revoked", "The service account of this API key is stopped.")
     if key.expires_at is not None and key.expires_at <= now:
         raise ApiError("key_expired", "This API key has expired.")
     return key
@@ -261,6 +268,7 @@ _RIGHTS: Final = (
     "limit_tpm",
     "max_concurrent",
     "expires_at",
+    "service_account_id",
 )
 
 
@@ -292,6 +300,18 @@ def _check_scopes(scopes: Sequence[str], *, tenant: Tenant | None, actor: Princi
         if not actor.can(scope, tenant.id if tenant else None):
             raise ApiError(
                 "permission_denied", f"You cannot grant {scope!r}: you do not hold it.", param="scopes"
+            )
+
+
+def _check_account(account: ServiceAccount, scopes: Sequence[str], *, tenant: Tenant | None) -> None:
+    if tenant is None or account.tenant_id != tenant.id:
+        raise ApiError("invalid_request", "There is no such service account.", param="service_account")
+    if account.stopped_at is not None:
+        raise ApiError("conflict", "This service account is stopped.", param="service_account")
+    for scope in scopes:
+        if not grants(account.scopes, scope):
+            raise ApiError(
+                "invalid_request", f"The service account's role does not hold {scope!r}.", param="scopes"
             )
 
 

@@ -19,11 +19,10 @@ from django.db import transaction
 from django.http import HttpRequest
 from django.urls import reverse
 
-from tenants import audit, versions
+from tenants import audit, roles, versions
 from tenants.errors import ApiError
 from tenants.models import Membership, Tenant, User
 from tenants.principal import Principal
-from tenants.scopes import TENANT_ROLES, grants
 
 
 class ClosedDoorAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth ships no types
@@ -50,7 +49,6 @@ def add_member(*, tenant: Tenant, email: str, role: str, actor: Principal) -> Me
     Raises ApiError: invalid_request for a bad email or role, permission_denied for a role that may do more
     than `actor`, conflict for somebody who is a member already.
     """
-    _check_role(role, tenant=tenant, actor=actor)
     email = email.strip().lower()
     try:
         validate_email(email)
@@ -58,13 +56,14 @@ def add_member(*, tenant: Tenant, email: str, role: str, actor: Principal) -> Me
         raise ApiError("invalid_request", "This is not an email address.", param="email") from error
     with transaction.atomic():
         versions.bump("tenants")  # also puts two invitations of the same person in line
+        own = roles.assignable(role, tenant=tenant, actor=actor)
         user = User.objects.filter(email__iexact=email).first()
         is_new = user is None
         if user is None:
             user = User.objects.create_user(email)
         if Membership.objects.filter(tenant=tenant, user=user).exists():
             raise ApiError("conflict", f"{email} is a member already.", param="email")
-        membership = Membership.objects.create(tenant=tenant, user=user, role=role)
+        membership = Membership.objects.create(tenant=tenant, user=user, role=role, custom_role=own)
         audit.record(
             principal=actor,
             action="member.create",
@@ -81,15 +80,15 @@ def add_member(*, tenant: Tenant, email: str, role: str, actor: Principal) -> Me
 def change_role(*, membership: Membership, role: str, actor: Principal) -> Membership:
     """Give a member another role. Raises ApiError as `add_member`; conflict for the last owner."""
     tenant = membership.tenant
-    _check_role(role, tenant=tenant, actor=actor)
     with transaction.atomic():
         versions.bump("tenants")
+        own = roles.assignable(role, tenant=tenant, actor=actor)
         held = _locked(membership)
-        _check_role(held.role, tenant=tenant, actor=actor)
+        roles.assignable(held.role, tenant=tenant, actor=actor)
         if held.role == Membership.Role.OWNER and role != Membership.Role.OWNER:
             _keep_an_owner(held)
-        before, held.role = held.role, role
-        held.save(update_fields=("role", "updated_at"))
+        before, held.role, held.custom_role = held.role, role, own
+        held.save(update_fields=("role", "custom_role", "updated_at"))
         audit.record(
             principal=actor,
             action="member.update",
@@ -108,7 +107,7 @@ def remove_member(*, membership: Membership, actor: Principal) -> None:
     with transaction.atomic():
         versions.bump("tenants")
         held = _locked(membership)
-        _check_role(held.role, tenant=tenant, actor=actor)
+        roles.assignable(held.role, tenant=tenant, actor=actor)
         if held.role == Membership.Role.OWNER:
             _keep_an_owner(held)
         audit.record(
@@ -139,28 +138,6 @@ def _keep_an_owner(membership: Membership) -> None:
     others = Membership.objects.filter(tenant_id=membership.tenant_id, role=Membership.Role.OWNER)
     if not others.exclude(pk=membership.pk).exists():
         raise ApiError("conflict", "A tenant needs an owner: make somebody else owner first.", param="role")
-
-
-def _check_role(role: str, *, tenant: Tenant, actor: Principal) -> None:
-    held = TENANT_ROLES.get(role)
-    if held is None:
-        raise ApiError("invalid_request", f"A role is one of {', '.join(TENANT_ROLES)}.", param="role")
-    if role == Membership.Role.OWNER and not _is_owner(actor, tenant):
-        raise ApiError("permission_denied", "Only an owner may make, change or remove owners.", param="role")
-    own = actor.operator_scopes | actor.tenant_scopes.get(tenant.id, frozenset())
-    if not all(grants(own, scope) for scope in held):
-        raise ApiError("permission_denied", f"The role {role!r} may do more than you.", param="role")
-
-
-def _is_owner(actor: Principal, tenant: Tenant) -> bool:
-    """Owners, and whoever may write the tenant. The scopes of owner and admin do not tell them apart."""
-    if actor.can("tenants:write", tenant.id):
-        return True
-    return (
-        actor.kind == "user"
-        and actor.id is not None
-        and Membership.objects.filter(tenant=tenant, user_id=actor.id, role=Membership.Role.OWNER).exists()
-    )
 
 
 def _send_invitation(user: User, tenant: Tenant, actor: Principal) -> None:

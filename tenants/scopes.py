@@ -154,6 +154,24 @@ def grants(held: Collection[str], scope: str) -> bool:
     return scope in held or "*" in held or f"{scope.partition(':')[0]}:*" in held
 
 
+TENANT_SCOPES: frozenset[str] = frozenset(
+    scope for scope in SCOPES if any(grants(held, scope) for held in TENANT_ROLES.values())
+)
+"""What a tenant's own roles may be made of; everything else is the operator's."""
+RESERVED_ROLES: frozenset[str] = frozenset((*TENANT_ROLES, *OPERATOR_ROLES))
+"""Names no role of a tenant's own may take."""
+
+
+def scopes_of_role(role: str, custom: Collection[str] | None) -> frozenset[str]:
+    """What a role allows in its tenant. `custom`: the scopes of a role of the tenant's own, None if built in."""
+    return TENANT_ROLES[role] if custom is None else TENANT_SCOPES.intersection(custom)
+
+
+def capped(held: Collection[str], by: Collection[str]) -> frozenset[str]:
+    """The single scopes that `held` and `by` both cover."""
+    return frozenset(scope for scope in SCOPES if grants(held, scope) and grants(by, scope))
+
+
 def is_scope(value: str) -> bool:
     """Whether `value` may stand on a key: a scope, an `area:*` of one, or `*`."""
     return (

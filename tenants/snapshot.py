@@ -18,13 +18,17 @@ from django.db import models
 from tenants import versions
 from tenants.keyring import keyring
 from tenants.models import ApiKey, Tenant
+from tenants.scopes import capped, scopes_of_role
 
 _CHUNK_ROWS: Final = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
-    """One key. None in a limit or a set means no limit; instants are Unix seconds."""
+    """One key. None in a limit or a set means no limit; instants are Unix seconds.
+
+    Of a service account's key: `scopes` are within the account's role, `revoked_at` is when it was stopped.
+    """
 
     id: UUID
     public_id: str
@@ -126,6 +130,9 @@ def _load_keys(since: int | None) -> dict[str, KeyEntry]:
         "max_concurrent",
         "expires_at",
         "revoked_at",
+        "service_account__stopped_at",
+        "service_account__role",
+        "service_account__custom_role__scopes",
     )
     owners: dict[UUID, UUID] = {}
     return {
@@ -136,17 +143,27 @@ def _load_keys(since: int | None) -> dict[str, KeyEntry]:
             pepper_id=_shared(row[3]),
             tenant_id=None if row[4] is None else owners.setdefault(row[4], row[4]),
             name=_shared(row[5]),
-            scopes=_set(tuple(row[6])),
+            scopes=_set(tuple(row[6]))
+            if row[15] is None
+            else _capped(tuple(row[6]), row[15], _tuple(row[16])),
             allowed_models=_set(tuple(row[7])) if row[7] else None,
             allowed_networks=tuple(_network(network) for network in row[8]),
             limit_rpm=row[9],
             limit_tpm=row[10],
             max_concurrent=row[11],
             expires_at=_unix_s(row[12]),
-            revoked_at=_unix_s(row[13]),
+            revoked_at=_earliest(_unix_s(row[13]), _unix_s(row[14])),
         )
         for row in rows.iterator(chunk_size=_CHUNK_ROWS)
     }
+
+
+def _earliest(*instants: float | None) -> float | None:
+    return min((each for each in instants if each is not None), default=None)
+
+
+def _tuple(values: list[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)
 
 
 def _unix_s(moment: datetime | None) -> float | None:
@@ -159,6 +176,11 @@ def _unix_s(moment: datetime | None) -> float | None:
 @lru_cache(maxsize=4096)
 def _set(values: tuple[str, ...]) -> frozenset[str]:
     return frozenset(values)
+
+
+@lru_cache(maxsize=4096)
+def _capped(scopes: tuple[str, ...], role: str, own: tuple[str, ...] | None) -> frozenset[str]:
+    return capped(scopes, scopes_of_role(role, own))
 
 
 @lru_cache(maxsize=4096)

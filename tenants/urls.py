@@ -13,6 +13,8 @@ _top.register("audit", api.AuditResource, basename="audit")
 _nested = SimpleRouter(use_regex_path=False)
 _nested.register("keys", api.KeyResource, basename="key")
 _nested.register("members", api.MemberResource, basename="member")
+_nested.register("roles", api.CustomRoleResource, basename="role")
+_nested.register("service-accounts", api.ServiceAccountResource, basename="service-account")
 
 urlpatterns: list[URLPattern | URLResolver] = [
     *_top.urls,

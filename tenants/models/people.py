@@ -10,6 +10,7 @@ from django.db.models.functions import Lower
 
 from tenants.models.base import Stamped
 from tenants.principal import Principal
+from tenants.scopes import scopes_of_role
 
 
 class TenantQuerySet(models.QuerySet["Tenant"]):
@@ -140,3 +141,8 @@ class Membership(Stamped):
 
     def __str__(self) -> str:
         return f"{self.user} as {self.role} of {self.tenant}"
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """What its role allows. A query unless `custom_role` is loaded or the role is built in."""
+        return scopes_of_role(self.role, self.custom_role.scopes if self.custom_role else None)

@@ -5,6 +5,7 @@ from django.db import models
 
 from tenants.models.base import Stamped
 from tenants.models.people import OwnedQuerySet, Tenant
+from tenants.scopes import scopes_of_role
 
 
 class CustomRole(Stamped):
@@ -66,3 +67,8 @@ class ServiceAccount(Stamped):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """What its role allows. A query unless `custom_role` is loaded or the role is built in."""
+        return scopes_of_role(self.role, self.custom_role.scopes if self.custom_role else None)
