@@ -123,8 +123,6 @@ def issue(
     holds, conflict for a service account that is not active.
     """
     _check_scopes(scopes, tenant=tenant, actor=actor)
-    if service_account is not None:
-        _check_account(service_account, scopes, tenant=tenant)
     rights = {
         "name": name,
         "scopes": sorted(set(scopes)),
@@ -137,7 +135,10 @@ def issue(
         "service_account_id": service_account.id if service_account is not None else None,
     }
     with transaction.atomic():
-        issued = _insert(tenant=tenant, rights=rights, actor=actor, version=versions.bump("tenants"))
+        version = versions.bump("tenants")
+        if service_account is not None:
+            _check_account(service_account, scopes, tenant=tenant)
+        issued = _insert(tenant=tenant, rights=rights, actor=actor, version=version)
         audit.record(
             principal=actor,
             action="key.create",
@@ -306,6 +307,7 @@ def _check_scopes(scopes: Sequence[str], *, tenant: Tenant | None, actor: Princi
 def _check_account(account: ServiceAccount, scopes: Sequence[str], *, tenant: Tenant | None) -> None:
     if tenant is None or account.tenant_id != tenant.id:
         raise ApiError("invalid_request", "There is no such service account.", param="service_account")
+    account = ServiceAccount.objects.select_related("custom_role").get(pk=account.pk)
     if account.stopped_at is not None:
         raise ApiError("conflict", "This service account is stopped.", param="service_account")
     for scope in scopes:
