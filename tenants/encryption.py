@@ -16,6 +16,8 @@ from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
@@ -84,6 +86,14 @@ def unseal_all(values: Iterable[Sealed]) -> Iterator[str]:
         if cipher is None:
             cipher = ciphers[key_id] = AESGCM(_unwrap(row))
         yield _open(cipher, value)
+
+
+def derived_key(*, tenant: Tenant | None, purpose: str) -> bytes:
+    """256 bits of the owner's own for one purpose (HKDF-SHA256 over its data key): the same for as long as the
+    data key is, whatever master key wraps that. Makes the data key where there is none yet."""
+    return HKDF(SHA256(), length=KEY_BYTES, salt=None, info=purpose.encode()).derive(
+        _unwrap(_data_key_of(tenant))
+    )
 
 
 def rewrap_data_keys() -> Iterator[Rewrapped]:

@@ -16,7 +16,7 @@ from django.db import connection, transaction
 from tenants.models import ConfigVersion
 
 CHANNEL: Final = "tollhouse:config"
-SECTIONS: Final = ("tenants", "routing", "billing")
+SECTIONS: Final = ("tenants", "routing", "billing", "privacy")
 _PUBLISH_TIMEOUT_S: Final = 1.0
 
 logger = logging.getLogger(__name__)
