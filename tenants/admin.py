@@ -20,8 +20,10 @@ from tenants.models import (
     CustomRole,
     DataKey,
     IdempotencyRecord,
+    LegalHold,
     Membership,
     Proposal,
+    RetentionSetting,
     ServiceAccount,
     Tenant,
     User,
@@ -132,3 +134,14 @@ admin.site.register(ConfigVersion, ReadOnly)
 class IdempotencyRecordAdmin(ReadOnly):
     list_display = ("created_at", "owner", "key", "status")
     exclude = ("body", "fingerprint")
+
+
+@admin.register(RetentionSetting)
+class RetentionSettingAdmin(ReadOnly):
+    list_display = ("tenant", "content_days", "zero_retention", "request_log_days", "audit_days")
+    exclude = ("pseudonym_key",)
+
+
+@admin.register(LegalHold)
+class LegalHoldAdmin(ReadOnly):
+    list_display = ("tenant", "reason", "since", "placed_by", "released_at")

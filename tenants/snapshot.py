@@ -5,7 +5,7 @@ Holds digests and peppers, never a key's text. Rows are never deleted, so a diff
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
@@ -18,6 +18,7 @@ from django.db import models
 from tenants import versions
 from tenants.keyring import keyring
 from tenants.models import ApiKey, Tenant
+from tenants.retention import open_keys
 from tenants.scopes import capped, scopes_of_role
 
 _CHUNK_ROWS: Final = 5000
@@ -48,7 +49,7 @@ class KeyEntry:
 
 @dataclass(frozen=True, slots=True)
 class TenantEntry:
-    """One tenant. `regions` None: its data may go anywhere."""
+    """One tenant. `regions` None: its data may go anywhere. Zero retention keeps no content and no names."""
 
     id: UUID
     slug: str
@@ -57,6 +58,15 @@ class TenantEntry:
     timezone: str
     currency: str
     regions: frozenset[str] | None
+    content_days: int = 0  # 0: what its calls say is kept nowhere
+    zero_retention: bool = False
+    is_pseudonymous: bool = False  # its end users are recorded by pseudonym alone
+    pseudonym_key: bytes | None = field(default=None, repr=False)  # of a tenant with retention settings
+
+    @property
+    def regions_text(self) -> str:
+        """Its regions as ledger and log record them; "" for anywhere."""
+        return "" if self.regions is None else ",".join(sorted(self.regions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +108,21 @@ def _since[M: models.Model](rows: models.QuerySet[M], version: int | None) -> mo
 
 def _load_tenants(since: int | None) -> dict[UUID, TenantEntry]:
     rows = _since(Tenant.objects.order_by(), since).values_list(
-        "id", "slug", "name", "status", "timezone", "currency", "region_policy"
+        "id",
+        "slug",
+        "name",
+        "status",
+        "timezone",
+        "currency",
+        "region_policy",
+        "retention__id",
+        "retention__content_days",
+        "retention__zero_retention",
+        "retention__pseudonymize_end_users",
+        "retention__pseudonym_key",
     )
+    loaded = list(rows.iterator(chunk_size=_CHUNK_ROWS))
+    keys = open_keys({row[0]: (row[7], bytes(row[11])) for row in loaded if row[11]})
     return {
         row[0]: TenantEntry(
             id=row[0],
@@ -109,8 +132,12 @@ def _load_tenants(since: int | None) -> dict[UUID, TenantEntry]:
             timezone=_shared(row[4]),
             currency=_shared(row[5]),
             regions=_set(tuple(row[6])) if row[6] else None,
+            content_days=row[8] or 0,
+            zero_retention=bool(row[9]),
+            is_pseudonymous=bool(row[9] or row[10]),
+            pseudonym_key=keys.get(row[0]),
         )
-        for row in rows.iterator(chunk_size=_CHUNK_ROWS)
+        for row in loaded
     }
 
 

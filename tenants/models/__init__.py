@@ -7,6 +7,7 @@ from tenants.models.approvals import Proposal
 from tenants.models.base import Stamped
 from tenants.models.keys import ApiKey, DataKey
 from tenants.models.people import Membership, OwnedQuerySet, Tenant, TenantQuerySet, User, UserManager
+from tenants.models.retention import LegalHold, RetentionSetting
 from tenants.models.roles import CustomRole, ServiceAccount
 from tenants.models.trail import (
     AuditCheckpoint,
@@ -29,9 +30,11 @@ __all__ = [
     "CustomRole",
     "DataKey",
     "IdempotencyRecord",
+    "LegalHold",
     "Membership",
     "OwnedQuerySet",
     "Proposal",
+    "RetentionSetting",
     "ServiceAccount",
     "Stamped",
     "Tenant",
