@@ -43,7 +43,7 @@ EXPRESSIBLE = frozenset(
     {
         "messages", "max_tokens", "max_completion_tokens", "stop", "temperature", "top_p", "top_k", "n",
         "seed", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "tools", "tool_choice",
-        "response_format", "reasoning_effort", "thinking",
+        "response_format", "reasoning_effort", "thinking", "safety_settings",
     }
 )  # fmt: skip
 
@@ -139,6 +139,8 @@ def _chat(body: Json, target: Target, *, stream: bool) -> Json:
     _tools(body, wire)
     if config := _generation_config(body, target):
         wire["generationConfig"] = config
+    if body.get("safety_settings"):
+        wire["safetySettings"] = body["safety_settings"]
     return wire
 
 
@@ -286,10 +288,8 @@ def _generation_config(body: Json, target: Target) -> Json:
             raise UnsupportedParameter("response_format", f"{NAME} cannot express the format '{other}'.")
     if effort := body.get("reasoning_effort"):
         config["thinkingConfig"] = _thinking(effort, target.provider_model)
-    elif (thinking := body.get("thinking")) and thinking.get("type") != "disabled":
-        config["thinkingConfig"] = {"includeThoughts": True}
-        if thinking.get("budget_tokens"):
-            config["thinkingConfig"]["thinkingBudget"] = thinking["budget_tokens"]
+    elif thinking := body.get("thinking"):
+        config["thinkingConfig"] = _budget(thinking)
     return config
 
 
@@ -303,6 +303,16 @@ def _thinking(effort: str, model: str) -> Json:
     raise UnsupportedParameter(
         "reasoning_effort", f"{NAME} cannot express the effort '{effort}' for {model}."
     )
+
+
+def _budget(thinking: Json) -> Json:
+    """Another surface's thinking: -1 lets the model decide. https://ai.google.dev/gemini-api/docs/thinking"""
+    match thinking.get("type"):
+        case "disabled":
+            return {"thinkingBudget": 0}
+        case "enabled":
+            return {"includeThoughts": True, "thinkingBudget": thinking.get("budget_tokens")}
+    return {"includeThoughts": True, "thinkingBudget": -1}
 
 
 def parse_reply(operation: Operation, request: Json, body: bytes, target: Target) -> Reply:

@@ -15,6 +15,9 @@ SURFACE = "tollhouse_surface"
 EFFORT_FROM_TOKENS = (("high", 16_000), ("medium", 4_000), ("low", 0))
 """OpenAI's efforts for a thinking budget: the nearest that is not above it."""
 
+_OF_OTHERS = frozenset(("thinking_blocks", "is_error"))
+"""What messages of other surfaces carry for those who know it."""
+
 _STRICT = (ProviderKind.OPENAI, ProviderKind.AZURE_OPENAI)
 """Kinds that refuse what they do not know; self-hosted servers take more."""
 
@@ -34,6 +37,8 @@ def portable(body: Json, target: Target) -> Json:
         if "reasoning" not in target.capabilities:
             raise UnsupportedParameter("thinking", f"{target.model} does not think before it answers.")
         plain["reasoning_effort"] = effort_of(thinking)
+    if plain.get("safety_settings"):
+        raise UnsupportedParameter("safety_settings", "Only Gemini takes safety settings.")
     if target.kind in _STRICT:
         if plain.get("top_k") is not None:
             raise UnsupportedParameter("top_k", "OpenAI cannot express the parameter 'top_k'.")
@@ -51,12 +56,13 @@ def effort_of(thinking: Json) -> str:
 
 
 def _message(message: Json) -> Json:
-    plain = {name: value for name, value in message.items() if name not in ("thinking_blocks", "is_error")}
+    plain = {name: value for name, value in message.items() if name not in _OF_OTHERS}
     plain = _unmarked(plain)
     content = plain.get("content")
     if isinstance(content, list):
         plain["content"] = _content(content)
     if message.get("role") == "tool":
+        plain.pop("name", None)  # Google's results name their function; here the call's id does
         plain["content"] = _result(plain.get("content"), is_error=bool(message.get("is_error")))
     return plain
 

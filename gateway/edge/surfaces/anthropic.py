@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from gateway.edge.surfaces.reading import bad, inexpressible
 from routing.providers.portable import SURFACE
 from routing.types import Json
 from tenants.errors import ApiError
@@ -56,9 +57,9 @@ def read(body: Json) -> Json:
     """A Messages request as a chat body. Raises ApiError: invalid_request, unsupported_parameter."""
     for name, value in body.items():
         if name not in FIELDS and value is not None:
-            raise _inexpressible(name, f"The parameter {name!r} cannot be expressed here.")
+            raise inexpressible(name, f"The parameter {name!r} cannot be expressed here.")
     if type(body.get("max_tokens")) is not int or body["max_tokens"] < 1:
-        raise _bad("max_tokens", "max_tokens must be a positive integer.")
+        raise bad("max_tokens", "max_tokens must be a positive integer.")
     chat: Json = {
         "model": body.get("model"),
         "messages": [*_system(body.get("system")), *_messages(body.get("messages"))],
@@ -70,7 +71,7 @@ def read(body: Json) -> Json:
             chat[name] = body[name]
     if stops := body.get("stop_sequences"):
         if isinstance(stops, list) and len(stops) > MAX_STOPS:
-            raise _inexpressible(
+            raise inexpressible(
                 "stop_sequences", f"More than {MAX_STOPS} stop sequences cannot be expressed here."
             )
         chat["stop"] = stops
@@ -81,18 +82,10 @@ def read(body: Json) -> Json:
     metadata = body.get("metadata")
     if metadata is not None:
         if not isinstance(metadata, dict):
-            raise _bad("metadata", "metadata must be an object.")
+            raise bad("metadata", "metadata must be an object.")
         if metadata.get("user_id") is not None:
             chat["user"] = metadata["user_id"]
     return chat
-
-
-def _bad(param: str, message: str) -> ApiError:
-    return ApiError("invalid_request", message, param=param)
-
-
-def _inexpressible(param: str, message: str) -> ApiError:
-    return ApiError("unsupported_parameter", message, param=param)
 
 
 def _system(system: Any) -> Iterable[Json]:
@@ -102,7 +95,7 @@ def _system(system: Any) -> Iterable[Json]:
         yield {"role": "system", "content": system}
         return
     if not isinstance(system, list):
-        raise _bad("system", "system must be a string or an array of text blocks.")
+        raise bad("system", "system must be a string or an array of text blocks.")
     parts = [_text(block, f"system[{number}]") for number, block in enumerate(system)]
     if parts:
         yield {"role": "system", "content": parts}
@@ -110,17 +103,17 @@ def _system(system: Any) -> Iterable[Json]:
 
 def _messages(messages: Any) -> Iterable[Json]:
     if not isinstance(messages, list) or not messages:
-        raise _bad("messages", "messages must be a non-empty array.")
+        raise bad("messages", "messages must be a non-empty array.")
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         if not isinstance(message, dict) or message.get("role") not in ("user", "assistant", "system"):
-            raise _bad(f"{where}.role", "role must be user or assistant.")
+            raise bad(f"{where}.role", "role must be user or assistant.")
         content = message.get("content")
         if isinstance(content, str):
             yield {"role": message["role"], "content": content}
             continue
         if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
-            raise _bad(f"{where}.content", "content must be a string or an array of blocks.")
+            raise bad(f"{where}.content", "content must be a string or an array of blocks.")
         if message["role"] == "assistant":
             yield _assistant(content, f"{where}.content")
         else:
@@ -149,14 +142,14 @@ def _part(block: Json, where: str) -> Json:
         case "document":
             return _document(block, where)
         case None:
-            raise _bad(where, "a content block needs a type.")
+            raise bad(where, "a content block needs a type.")
         case other:
-            raise _inexpressible(where, f"A content block of type {other!r} cannot be expressed here.")
+            raise inexpressible(where, f"A content block of type {other!r} cannot be expressed here.")
 
 
 def _text(block: Any, where: str) -> Json:
     if not isinstance(block, dict) or block.get("type") != "text" or not isinstance(block.get("text"), str):
-        raise _bad(where, "expected a text block.")
+        raise bad(where, "expected a text block.")
     return _marked({"type": "text", "text": block["text"]}, block)
 
 
@@ -180,7 +173,7 @@ def _image(block: Json, where: str) -> Json:
         case "url":
             url = str(source.get("url"))
         case _:
-            raise _inexpressible(f"{where}.source", "An image comes inline (base64) or by its address.")
+            raise inexpressible(f"{where}.source", "An image comes inline (base64) or by its address.")
     return _marked({"type": "image_url", "image_url": {"url": url}}, block)
 
 
@@ -194,12 +187,12 @@ def _document(block: Json, where: str) -> Json:
             if block.get("title"):
                 file["filename"] = block["title"]
             return _marked({"type": "file", "file": file}, block)
-    raise _inexpressible(f"{where}.source", "A document comes as text or inline (base64).")
+    raise inexpressible(f"{where}.source", "A document comes as text or inline (base64).")
 
 
 def _tool_result(block: Json, where: str) -> Json:
     if not isinstance(block.get("tool_use_id"), str):
-        raise _bad(f"{where}.tool_use_id", "a tool result names its tool_use_id.")
+        raise bad(f"{where}.tool_use_id", "a tool result names its tool_use_id.")
     content = block.get("content")
     if isinstance(content, list):
         content = [
@@ -223,7 +216,7 @@ def _assistant(blocks: list[Json], where: str) -> Json:
                 thinking.append(block)
             case "tool_use":
                 if not isinstance(block.get("input"), dict) or not isinstance(block.get("name"), str):
-                    raise _bad(here, "a tool_use block has a name and an input object.")
+                    raise bad(here, "a tool_use block has a name and an input object.")
                 arguments = orjson.dumps(block["input"]).decode()
                 calls.append(
                     {
@@ -233,7 +226,7 @@ def _assistant(blocks: list[Json], where: str) -> Json:
                     }
                 )
             case other:
-                raise _inexpressible(here, f"A content block of type {other!r} cannot be expressed here.")
+                raise inexpressible(here, f"A content block of type {other!r} cannot be expressed here.")
     message: Json = {"role": "assistant", "content": texts or None}
     if calls:
         message["tool_calls"] = calls
@@ -246,13 +239,13 @@ def _tools(body: Json, chat: Json) -> None:
     tools = body.get("tools")
     if tools is not None:
         if not isinstance(tools, list):
-            raise _bad("tools", "tools must be an array.")
+            raise bad("tools", "tools must be an array.")
         chat["tools"] = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(tools)]
     choice = body.get("tool_choice")
     if choice is None:
         return
     if not isinstance(choice, dict):
-        raise _bad("tool_choice", "tool_choice must be an object.")
+        raise bad("tool_choice", "tool_choice must be an object.")
     if choice.get("disable_parallel_tool_use"):
         chat["parallel_tool_calls"] = False
     match choice.get("type"):
@@ -263,14 +256,14 @@ def _tools(body: Json, chat: Json) -> None:
         case "tool":
             chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
         case _:
-            raise _bad("tool_choice.type", "tool_choice.type must be auto, any, tool or none.")
+            raise bad("tool_choice.type", "tool_choice.type must be auto, any, tool or none.")
 
 
 def _tool(tool: Any, where: str) -> Json:
     if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
-        raise _bad(where, "a tool needs a name.")
+        raise bad(where, "a tool needs a name.")
     if tool.get("type") not in (None, "custom"):
-        raise _inexpressible(
+        raise inexpressible(
             where, f"Tools of type {tool['type']!r} run at the provider and cannot be expressed."
         )
     function: Json = {"name": tool["name"], "parameters": tool.get("input_schema")}
@@ -285,10 +278,10 @@ def _thinking(body: Json, chat: Json) -> None:
     if thinking is None:
         return
     if not isinstance(thinking, dict) or thinking.get("type") not in ("enabled", "adaptive", "disabled"):
-        raise _bad("thinking", "thinking must be an object of type enabled, adaptive or disabled.")
+        raise bad("thinking", "thinking must be an object of type enabled, adaptive or disabled.")
     budget = thinking.get("budget_tokens")
     if thinking["type"] == "enabled" and (type(budget) is not int or not 1024 <= budget < body["max_tokens"]):
-        raise _bad("thinking.budget_tokens", "budget_tokens must be at least 1024 and less than max_tokens.")
+        raise bad("thinking.budget_tokens", "budget_tokens must be at least 1024 and less than max_tokens.")
     if thinking["type"] != "disabled":
         chat["thinking"] = thinking
 
@@ -298,13 +291,13 @@ def _output_config(body: Json, chat: Json) -> None:
     if config is None:
         return
     if not isinstance(config, dict) or config.keys() - {"effort", "format"}:
-        raise _inexpressible("output_config", "output_config takes effort and format here.")
+        raise inexpressible("output_config", "output_config takes effort and format here.")
     if config.get("effort") is not None:
         chat["reasoning_effort"] = config["effort"]
     wanted = config.get("format")
     if wanted is not None:
         if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
-            raise _bad("output_config.format", "format must be of type json_schema.")
+            raise bad("output_config.format", "format must be of type json_schema.")
         schema = {"name": "answer", "schema": wanted.get("schema"), "strict": True}
         chat["response_format"] = {"type": "json_schema", "json_schema": schema}
 
@@ -316,7 +309,7 @@ def _service_tier(body: Json, chat: Json) -> None:
         case "standard_only":
             chat["service_tier"] = "default"
         case _:
-            raise _bad("service_tier", "service_tier must be auto or standard_only.")
+            raise bad("service_tier", "service_tier must be auto or standard_only.")
 
 
 # ------------------------------------------------------------------ answers
