@@ -44,6 +44,8 @@ class RequestLog(models.Model):
     )  # {strategy, needs, kept: [{provider, model, score, reason}], dropped: [...]}
     experiment = models.CharField(max_length=80)  # or "rollout:<slug>"
     arm = models.CharField(max_length=40)
+    tenant_regions = models.TextField(null=True)  # noqa: DJ001 - "" is anywhere, NULL is not recorded
+    kept_in = models.CharField(max_length=32)  # TOLLHOUSE_REGION of the installation that wrote the row
 
     class Meta:
         managed = False

@@ -60,6 +60,7 @@ class UsageEvent(models.Model):
     first_byte_ms = models.IntegerField(null=True)
     tags = models.JSONField(null=True)  # X-Tollhouse-Tags, key -> value
     ref_request_id = models.UUIDField(null=True)  # of a rerate: the request whose attempt it corrects
+    tenant_regions = models.TextField(null=True)  # noqa: DJ001 - "" is anywhere, NULL is not recorded
 
     class Meta:
         managed = False

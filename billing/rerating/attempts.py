@@ -23,7 +23,8 @@ _UNITS: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
 _COPIED: Final = (
     "tenant_id", "api_key_id", "plan_version_id", "feature", "end_user", "operation", "request_model", "model",
     "provider", "provider_model", "endpoint_id", "region", "service_tier", "policy", "status", "error_type",
-    "is_final", "is_stream", "is_byok", "usage_source", "cost_currency", "price_currency", "tags",
+    "is_final", "is_stream", "is_byok", "usage_source", "cost_currency", "price_currency", "tenant_regions",
+    "tags",
 )  # fmt: skip
 
 

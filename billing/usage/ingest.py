@@ -163,7 +163,7 @@ def _row_of(r: UsageRecord) -> tuple[Any, ...]:
         r.is_byok, r.usage_source, r.input_tokens, r.cache_read_tokens, r.cache_write_tokens,
         r.output_tokens, r.reasoning_tokens, _json(r.other_units), r.cost_pico, r.cost_currency,
         r.price_pico, r.price_currency, _json(r.cost_components), r.latency_ms, r.first_byte_ms,
-        _json(r.tags), r.ref_request_id,
+        _json(r.tags), r.ref_request_id, r.tenant_regions,
     )  # fmt: skip
 
 

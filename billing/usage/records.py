@@ -30,6 +30,8 @@ class UsageRecord:
     currency, None means unpriced. `cost_components` sums to `cost_pico`. `is_final` marks the attempt
     that answered the caller, or the last that failed to. `ref_request_id` is the request whose `attempt` a
     rerate corrects; its own request_id carries the same instant, so that one attempt may have several.
+    `tenant_regions` is where the tenant's data was allowed to go: names with commas between, "" for anywhere,
+    None in records from before it was kept.
     """
 
     occurred_at: datetime
@@ -71,6 +73,7 @@ class UsageRecord:
     first_byte_ms: int | None = None
     tags: Mapping[str, str] | None = None
     ref_request_id: UUID | None = None
+    tenant_regions: str | None = None
 
     def as_row(self) -> tuple[Any, ...]:
         """The values in column order, JSON columns as mappings."""

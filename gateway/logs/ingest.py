@@ -26,6 +26,7 @@ class LogEntry:
 
     `occurred_at` is the instant in `request_id`; `status` is HTTP's, 499 when the client left; tokens are
     totals (cached and reasoning ones included); amounts are pico-units, None means unpriced.
+    `tenant_regions` as in UsageRecord; `kept_in` is the region of the installation that writes the row.
     """
 
     occurred_at: datetime
@@ -59,6 +60,8 @@ class LogEntry:
     route: Mapping[str, Any] = field(default_factory=dict)
     experiment: str = ""
     arm: str = ""
+    tenant_regions: str | None = None
+    kept_in: str = ""
 
 
 COLUMNS: tuple[str, ...] = tuple(LogEntry.__dataclass_fields__)

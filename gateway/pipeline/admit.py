@@ -154,6 +154,8 @@ def open_record(call: Call, caller: Caller, target: Target, claim: Claim, worker
             "seats": [seat.key for seat in claim.seats],
             "budgets": [budget.as_wire for budget in claim.budgets],
             "tags": call.tags,
+            "regions": caller.tenant.regions_text,
+            "is_discreet": caller.tenant.zero_retention,
         }
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from django.conf import settings
 
 from billing.budgets.count import OTHER_TOKENS, AttemptAmounts
 from billing.rating.fx import FxTable
@@ -24,8 +25,9 @@ from routing.catalog.cost import Unpriced, cost_of
 from routing.types import Usage
 from tenants.ids import instant_of
 
-VERSION = 2
-"""1 knew neither kinds nor arms nor own credentials; records of it may still be on their way."""
+VERSION = 3
+"""1 knew neither kinds nor arms nor own credentials, 2 not the tenant's regions nor zero retention; records of
+both may still be on their way."""
 BILLABLE = frozenset((Status.OK, Status.CUT, Status.CANCELLED))
 CLIENT_LEFT = 499
 OUR_FAULT = 500
@@ -186,6 +188,8 @@ def encode(call: Call, caller: Caller) -> bytes:
         call.kind,
         assignment.experiment if assignment else "",
         assignment.arm if assignment else "",
+        caller.tenant.regions_text,
+        caller.tenant.zero_retention,
     )
     attempts = [attempt_row(attempt, call) for attempt in call.attempts]
     log = (
@@ -270,6 +274,8 @@ def encode_unknown(id_text: str, opened: Mapping[str, Any]) -> bytes:
         opened.get("kind", "usage"),
         opened.get("experiment", ""),
         opened.get("arm", ""),
+        opened.get("regions"),
+        opened.get("is_discreet", False),
     )
     attempt: tuple[Any, ...] = (
         opened["attempt"],
@@ -311,15 +317,17 @@ def decode(payload: bytes) -> Closed:
     """What one closed call leaves in the database. Raises ValueError for anything else."""
     version, id_text, shared, attempts, log, *more = orjson.loads(payload)
     if version == 1:
-        shared = (*shared, "usage", "", "")
+        shared = (*shared, "usage", "", "", None, False)
+    elif version == 2:
+        shared = (*shared, None, False)
     elif version != VERSION:
         msg = f"a usage record of version {version}, and this code knows 1 to {VERSION}"
         raise ValueError(msg)
     request_id = UUID(id_text)
     occurred_at = instant_of(request_id)
-    *known, kind, _, _ = shared
+    kind = shared[11]
     rows = [
-        _ledger_row(request_id, occurred_at, known, kind, row, log[5], is_last=number == len(attempts))
+        _ledger_row(request_id, occurred_at, shared, row, log[5], is_last=number == len(attempts))
         for number, row in enumerate(attempts, 1)
     ]
     if kind == "usage":
@@ -333,8 +341,7 @@ def decode(payload: bytes) -> Closed:
 def _ledger_row(
     request_id: UUID,
     occurred_at: datetime,
-    known: Sequence[Any],
-    kind: Kind,
+    shared: Sequence[Any],
     row: Sequence[Any],
     tags: Mapping[str, str],
     *,
@@ -352,7 +359,8 @@ def _ledger_row(
         tier,
         policy,
         is_stream,
-    ) = known
+        kind,
+    ) = shared[:12]
     (attempt, model, provider, provider_model, endpoint, region, status, error, _, source, units) = row[:11]
     (cost_pico, cost_currency, price_pico, components, latency_ms, first_byte_ms) = row[11:17]
     return UsageRecord(
@@ -394,6 +402,7 @@ def _ledger_row(
         latency_ms=latency_ms,
         first_byte_ms=first_byte_ms,
         tags=tags or None,
+        tenant_regions=shared[14],
     )
 
 
@@ -407,8 +416,10 @@ def _log_entry(
     (tenant, key, _, currency, feature, end_user, operation, request_model, _, policy, is_stream) = shared[
         :11
     ]
-    (_, experiment, arm) = shared[11:]
+    (experiment, arm, regions, is_discreet) = shared[12:]
     (status, code, message, finish_reason, response_model, tags, latency_ms, route) = log
+    if is_discreet:  # zero retention: the log tells nothing about anybody
+        end_user, message, tags = "", "", {}
     last = attempts[-1] if attempts else None
     units: Mapping[str, int] = last[10] if last else {}
     usage = Usage(units)
@@ -460,4 +471,6 @@ def _log_entry(
         route=route,
         experiment=experiment,
         arm=arm,
+        tenant_regions=regions,
+        kept_in=settings.TOLLHOUSE_REGION,
     )
