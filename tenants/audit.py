@@ -1,8 +1,7 @@
 """The audit trail: one event per write, hash-chained per tenant, in the transaction of the write itself.
 
 Must never hold a secret, and must never be skipped: if the event cannot be written, neither is the change.
-The chain proves that no event was altered, dropped or reordered since; somebody who can rewrite the whole
-table could forge a whole chain, so keep the head hashes that `verify_audit` prints outside the database.
+The chain proves that no event was altered, dropped or reordered since: see tenants/trail/proof.py.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from django.db import connection, models, transaction
+from django.db import connection, transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -55,12 +54,17 @@ _origin: ContextVar[Origin | None] = ContextVar("tollhouse_audit_origin", defaul
 @contextlib.contextmanager
 def origin(*, ip: str | None, request_id: str, reason: str = "") -> Iterator[Origin]:
     """Set by an entrance (API, console): every `record` inside takes address, request id and reason from here."""
+    outer = _origin.get()  # a console form acts through a resource of the API: what is left inside counts
+    if outer is not None:
+        ip, request_id, reason = ip or outer.ip, request_id or outer.request_id, reason or outer.reason
     here = Origin(ip=ip, request_id=request_id, reason=reason)
     token = _origin.set(here)
     try:
         yield here
     finally:
         _origin.reset(token)
+        if outer is not None:
+            outer.events += here.events
 
 
 def client_ip(request: HttpRequest) -> str | None:
@@ -69,6 +73,12 @@ def client_ip(request: HttpRequest) -> str | None:
         return str(ipaddress.ip_address(request.META.get("REMOTE_ADDR") or ""))
     except ValueError:
         return None
+
+
+def reason_here() -> str:
+    """Why, as the entrance was told; empty where nobody said."""
+    here = _origin.get()
+    return here.reason if here is not None else ""
 
 
 def reason_given(request: HttpRequest) -> str:
@@ -210,59 +220,3 @@ def hash_of(event: AuditEvent) -> bytes:
         content.append(event.reason)
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class ChainProof:
-    """What the walk over one chain found. `error` is empty when it holds; `head` is the last hash."""
-
-    chain: UUID
-    events: int
-    head: bytes
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """The walk over all chains asked for."""
-
-    chains: tuple[ChainProof, ...]
-
-    @property
-    def ok(self) -> bool:
-        return not any(chain.error for chain in self.chains)
-
-
-def verify(chain: UUID | None = None) -> Proof:
-    """Recompute one chain, or all of them. Events beyond a head, and heads without events, are errors.
-
-    May run while others write: a chain is walked up to the head read first.
-    """
-    heads = AuditHead.objects.order_by().values_list("chain", flat=True)
-    written = AuditEvent.objects.order_by().values_list("chain", flat=True).distinct()
-    known = sorted({*heads, *written}) if chain is None else [chain]
-    return Proof(tuple(_walk(each) for each in known))
-
-
-def _walk(chain: UUID) -> ChainProof:
-    events = AuditEvent.objects.filter(chain=chain)
-    head = _head(chain)
-    previous, sequence, error = bytes(32), 0, ""
-    for event in events.filter(sequence__lte=head.sequence).order_by("sequence").iterator(chunk_size=1000):
-        if event.sequence != sequence + 1:
-            error = error or f"event {sequence + 1} is missing"
-        elif bytes(event.previous_hash) != previous:
-            error = error or f"event {event.sequence} does not follow event {sequence}"
-        if hash_of(event) != bytes(event.hash):
-            error = error or f"event {event.sequence} was altered"
-        previous, sequence = bytes(event.hash), event.sequence
-    if not error and (head.sequence != sequence or bytes(head.hash) != previous):
-        error = f"the head says event {head.sequence}, the chain ends at event {sequence}"
-    last = events.aggregate(last=models.Max("sequence"))["last"] or 0
-    if not error and last > _head(chain).sequence:  # read after `last`: what was added meanwhile is below it
-        error = f"event {last} lies beyond the head"
-    return ChainProof(chain=chain, events=sequence, head=previous, error=error)
-
-
-def _head(chain: UUID) -> AuditHead:
-    return AuditHead.objects.filter(chain=chain).first() or AuditHead(chain=chain)

@@ -4,7 +4,7 @@ A view without one of the `*_room` decorators is no part of the console, and a t
 the principal holds the declared scope; what a stranger may not see does not exist for them (404).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, Literal, Protocol, cast
@@ -12,14 +12,16 @@ from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django import forms
+from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.shortcuts import redirect
 from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 
-from tenants import audit
+from tenants import approvals, audit
 from tenants.authentication import principal_of
 from tenants.errors import ApiError
 from tenants.ids import uuid7
@@ -111,7 +113,7 @@ def _room(access: Access) -> Callable[[Callable[..., HttpResponse]], ConsoleView
                     ip=audit.client_ip(request), request_id=str(uuid7()), reason=audit.reason_typed(request)
                 ),
             ):
-                response = view(guest, *args, **kwargs)
+                response = _answer(view, guest, args, kwargs)
             add_never_cache_headers(response)
             return response
 
@@ -120,6 +122,28 @@ def _room(access: Access) -> Callable[[Callable[..., HttpResponse]], ConsoleView
         return entered
 
     return decorate
+
+
+def _answer(
+    view: Callable[..., HttpResponse], request: ConsoleRequest, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> HttpResponse:
+    """The view's answer, or the way to the proposal that was made of what it wanted to change."""
+    try:
+        return view(request, *args, **kwargs)
+    except approvals.ApprovalRequiredError as needed:
+        try:
+            proposal_id = approvals.propose(draft=needed.draft, actor=needed.actor, now=timezone.now()).pk
+        except ApiError as error:
+            messages.error(request, error.message)
+            return redirect(request.get_full_path())
+    except approvals.ProposedError as proposed:
+        proposal_id = proposed.proposal_id
+    messages.info(
+        request, "This takes a second person. Nothing has changed yet; your proposal waits for them."
+    )
+    if request.tenant is not None:
+        return redirect("tenant_proposal_detail", tenant_slug=request.tenant.slug, proposal_id=proposal_id)
+    return redirect("proposal_detail", proposal_id=proposal_id)
 
 
 def _is_fragment(request: HttpRequest) -> bool:

@@ -22,6 +22,7 @@ Every write runs in one transaction with its Idempotency-Key, its audit event an
 that leaves no audit event is rolled back with an error. `perform_create/update/destroy` do that by default;
 override them to call a verb that audits itself, or call `self.record(...)`. A POST that changes nothing
 (simulate, test) goes into `readonly_actions`; an action with a scope of its own into `action_scopes`.
+Where the two-person rule is on (tenants/approvals.py), a change may be answered 202 with a proposal.
 Answers are replayed without the fields in `secret_fields`: a key's text is shown once, even so.
 """
 
@@ -42,7 +43,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
-from tenants import audit, idempotency, versions
+from tenants import approvals, audit, idempotency, versions
 from tenants.errors import ApiError
 from tenants.models import Tenant
 from tenants.principal import Principal
@@ -217,7 +218,11 @@ class Guarded(APIView):
                 if isinstance(found, idempotency.Replay):
                     return Response(found.body, found.status, headers={"Idempotent-Replayed": "true"})
                 claimed = found
-            response = handler(request, *args, **kwargs)
+            try:
+                with transaction.atomic():
+                    response = handler(request, *args, **kwargs)
+            except approvals.ApprovalRequiredError as needed:
+                response = self._propose(needed)
             if response.status_code >= 400:
                 transaction.set_rollback(True)
                 return response
@@ -229,6 +234,12 @@ class Guarded(APIView):
                     claimed, status=response.status_code, body=self._without_secrets(response.data)
                 )
         return response
+
+    def _propose(self, needed: approvals.ApprovalRequiredError) -> Response:
+        """202: nothing has changed, and the proposal waits for another person."""
+        proposal = approvals.propose(draft=needed.draft, actor=needed.actor, now=timezone.now())
+        headers = {"X-Tollhouse-Proposal": str(proposal.pk)}
+        return Response({"proposal": approvals.as_json(proposal)}, status=202, headers=headers)
 
     def _without_secrets(self, data: Any) -> Any:
         if isinstance(data, Mapping):

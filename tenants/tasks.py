@@ -1,12 +1,41 @@
 """Celery entrances of the tenants floor. Running one twice does no harm."""
 
+import random
+from uuid import UUID
+
 from celery import shared_task
 from django.utils import timezone
 
 from tenants import idempotency
+from tenants.trail import retention as trail_retention
+from tenants.trail import sinks
 
 
 @shared_task
 def prune_idempotency() -> int:
     """Hourly: forget the answers kept for Idempotency-Keys beyond 24 hours; returns how many."""
     return idempotency.prune(now=timezone.now())
+
+
+# ------------------------------------------------------------------ the audit trail
+
+
+@shared_task
+def stream_audit() -> int:
+    """Every few seconds: sinks with something to take, each in a task of its own; returns how many."""
+    due = sinks.due_sinks(now=timezone.now())
+    for sink_id in due:
+        deliver_audit.delay(sink_id=str(sink_id))
+    return len(due)
+
+
+@shared_task
+def deliver_audit(*, sink_id: str) -> int:
+    """One sink's next batches. A second run finds the sink leased, and does nothing."""
+    return sinks.deliver(sink_id=UUID(sink_id), clock=timezone.now, draw=random.random())  # noqa: S311 - spreads retries
+
+
+@shared_task
+def forget_audit() -> int:
+    """Daily: events older than their tenant keeps them, a batch of each chain at most; returns how many."""
+    return sum(checkpoint.count for checkpoint in trail_retention.prune_due(now=timezone.now()))

@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
+from uuid import UUID
 
 import orjson
 from django import forms
@@ -16,6 +17,7 @@ from django.http import HttpResponse
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
+from tenants.approvals import ProposedError
 from tenants.console import ConsoleRequest
 from tenants.errors import STATUS_OF, ApiError
 from tenants.principal import Principal
@@ -42,7 +44,10 @@ def act(
     idempotency_key: str = "",
     **kwargs: Any,
 ) -> dict[str, Any]:
-    """Let the resource do it; `action` is a viewset's. Returns its answer, raises ApiError as the API says it."""
+    """Let the resource do it; `action` is a viewset's. Returns its answer.
+
+    Raises ApiError as the API says it; ProposedError where a second person must approve it first.
+    """
     inner = _inner(request, method, orjson.dumps(plain(data or {})))
     if idempotency_key:
         inner.META["HTTP_IDEMPOTENCY_KEY"] = idempotency_key
@@ -57,6 +62,8 @@ def act(
         error = found["error"]
         code = error["code"] if error["code"] in STATUS_OF else "internal_error"
         raise ApiError(code, error["message"], param=error["param"])
+    if proposal := response.headers.get("X-Tollhouse-Proposal"):
+        raise ProposedError(UUID(proposal))
     return found
 
 

@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 import orjson
-from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
@@ -23,7 +22,7 @@ from billing.rerating.attempts import Attempt, Scope, attempts, slices
 from billing.usage.derived import derived_id
 from billing.usage.ingest import ingest
 from billing.usage.records import UsageRecord
-from tenants import audit
+from tenants import approvals, audit
 from tenants.errors import ApiError
 from tenants.models import Tenant
 from tenants.principal import Principal
@@ -78,8 +77,8 @@ def ask(
 ) -> ReRating:
     """Queue the dry run of a correction. `rates` empty: by the price book as it stands then.
 
-    Raises ApiError invalid_request for a window or tenants that cannot be. Where TOLLHOUSE_TWO_PERSON is on,
-    a second person must approve whatever was asked for.
+    Raises ApiError invalid_request for a window or tenants that cannot be. Where TOLLHOUSE_TWO_PERSON
+    names re-rating, a second person must approve whatever was asked for.
     """
     if not start < end or end - start > MAX_WINDOW:
         raise ApiError("invalid_request", f"A window of up to {MAX_WINDOW.days} days.", param="end")
@@ -97,7 +96,7 @@ def ask(
             provider_model=provider_model,
             tenants=list(tenants),
             rates=list(rates),
-            needs_two=needs_two or settings.TOLLHOUSE_TWO_PERSON,
+            needs_two=needs_two or approvals.is_on("rerating"),
             created_by=actor.label,
             created_by_id=actor.id,
         )
@@ -117,7 +116,7 @@ def approve(*, row: ReRating, digest: str, actor: Principal, now: datetime) -> R
             raise ApiError("conflict", f"A re-rating that is {held.status} cannot be approved.")
         if held.digest != digest:
             raise ApiError("conflict", "This is not the dry run that would be applied.", param="digest")
-        if held.needs_two and (actor.id is None or actor.id == held.created_by_id):
+        if held.needs_two and approvals.is_same_person(actor, held.created_by_id):
             raise ApiError("permission_denied", "Somebody else must approve this re-rating.")
         held.status, held.tries, held.leased_until = _Status.APPROVED, 0, None
         held.approved_by, held.approved_by_id, held.approved_at = actor.label, actor.id, now

@@ -6,10 +6,10 @@ from django.urls import get_resolver
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from tenants import audit
 from tenants.api import AuditSerializer, KeySerializer, MemberSerializer, TenantSerializer
 from tenants.models import ApiKey, AuditEvent, CustomRole, Membership, ServiceAccount, Tenant
 from tenants.scopes import TENANT_ROLES
+from tenants.trail import proof
 from tests import factories
 
 pytestmark = pytest.mark.urls("tests.tenants.urls")
@@ -540,4 +540,4 @@ def test_the_answers_hold_the_agreed_fields_and_nothing_secret():
 def test_all_that_was_written_here_can_be_proved(operator, acme):
     operator.post(KEYS, NEW_KEY, format="json")
     operator.patch(f"{API}/tenants/acme/", {"region_policy": ["eu"]}, format="json")
-    assert audit.verify().ok
+    assert proof.verify().ok

@@ -15,6 +15,7 @@ from tenants import audit
 from tenants.errors import ApiError
 from tenants.models import AuditEvent, AuditHead
 from tenants.principal import SYSTEM
+from tenants.trail import proof
 from tests import factories
 
 
@@ -32,16 +33,16 @@ def tamper(statement, *values):
 
 
 def errors(chain=None):
-    return [each.error for each in audit.verify(chain).chains]
+    return [each.error for each in proof.verify(chain).chains]
 
 
 def test_each_tenant_and_the_operator_have_a_chain_of_their_own(db):
     one, two = factories.tenant(), factories.tenant()
     sequences = [write(owner).sequence for owner in (one, two, one, None, one)]
     assert sequences == [1, 1, 2, 1, 3]
-    proof = audit.verify()
-    assert proof.ok
-    assert {each.chain: each.events for each in proof.chains} == {one.id: 3, two.id: 1, uuid.UUID(int=0): 1}
+    found = proof.verify()
+    assert found.ok
+    assert {each.chain: each.events for each in found.chains} == {one.id: 3, two.id: 1, uuid.UUID(int=0): 1}
 
 
 def test_an_event_names_actor_change_and_origin(db):
@@ -184,7 +185,7 @@ def test_concurrent_writers_keep_one_unbroken_chain(committed_db):
         thread.start()
     for thread in threads:
         thread.join()
-    (chain,) = audit.verify().chains
+    (chain,) = proof.verify().chains
     assert (chain.error, chain.events) == ("", 60)
 
 
