@@ -92,4 +92,10 @@ class Replay(Stamped):
         return f"replay {self.id}"
 
 
+from gateway.content.models import (  # noqa: E402, F401 - of this app
+    ContentDayKey,
+    DeletionCertificate,
+    Erasure,
+    StoredContent,
+)
 from gateway.experiments.models import Feedback, ShadowSample  # noqa: E402, F401 - of this app

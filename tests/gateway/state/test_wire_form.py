@@ -2,6 +2,7 @@
 
 import orjson
 import pytest
+from django.conf import settings
 
 from gateway.pipeline.record import decode, encode_unknown
 from tenants.ids import uuid7
@@ -61,7 +62,31 @@ def test_an_open_record_of_an_older_worker_is_closed_as_usage():
     ]
 
 
-@pytest.mark.parametrize("version", [0, 3, "2"])
+def test_version_3_tells_where_the_tenants_data_may_go():
+    shared = (*SHARED, "usage", "", "", "ch,eu", False)
+    closed = decode(orjson.dumps((3, str(uuid7()), shared, [(*ATTEMPT, False)], LOG, None)))
+    assert closed.log is not None
+    assert (closed.rows[0].tenant_regions, closed.log.tenant_regions) == ("ch,eu", "ch,eu")
+    assert closed.log.kept_in == settings.TOLLHOUSE_REGION
+
+
+def test_older_records_do_not_claim_to_know_the_tenants_regions():
+    two = decode(orjson.dumps((2, str(uuid7()), (*SHARED, "usage", "", ""), [(*ATTEMPT, True)], LOG, None)))
+    one = decode(orjson.dumps((1, str(uuid7()), SHARED, [ATTEMPT], LOG)))
+    assert (two.rows[0].tenant_regions, one.rows[0].tenant_regions) == (None, None)
+
+
+def test_zero_retention_leaves_the_log_without_names_and_the_ledger_with_its_tags():
+    shared = (*SHARED, "usage", "", "", "", True)
+    log = (400, "invalid_request", "ann said no", "", "m", {"team": "core"}, 130, {})
+    closed = decode(orjson.dumps((3, str(uuid7()), shared, [(*ATTEMPT, False)], log, None)))
+    assert closed.log is not None
+    assert (closed.log.end_user, closed.log.tags, closed.log.error_message) == ("", {}, "")
+    assert closed.log.error_code == "invalid_request"
+    assert (closed.rows[0].end_user, closed.rows[0].tags) == ("ann", {"team": "core"})
+
+
+@pytest.mark.parametrize("version", [0, 4, "3"])
 def test_an_unknown_version_is_refused(version):
-    with pytest.raises(ValueError, match="this code knows 1 to 2"):
+    with pytest.raises(ValueError, match="this code knows 1 to 3"):
         decode(orjson.dumps((version, str(uuid7()), SHARED, [], LOG)))
