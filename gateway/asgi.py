@@ -21,7 +21,7 @@ from gateway.edge.door import Receive, Scope, Send, door  # noqa: E402 - needs D
 from gateway.state import process as state  # noqa: E402
 from gateway.state.process import Process  # noqa: E402
 
-HOT = "/v1/"
+HOT = ("/v1/", "/v1beta/")
 GC_OBJECTS = 20_000
 """How many objects more than before are looked through for cycles; Python's own 2,000 are some ten calls."""
 COLD = ("/v1/generations/", "/v1/feedback")

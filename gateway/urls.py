@@ -3,7 +3,7 @@
 from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path, re_path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 import billing.urls
 import gateway.console_urls
@@ -21,12 +21,17 @@ control_plane = [
     *billing.urls.urlpatterns,
     path("reconciliation/close/", closing.ClosingView.as_view(), name="reconciliation-close"),
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
-    path("docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path(
+        "docs/",
+        SpectacularSwaggerSplitView.as_view(url_name="schema", template_name="gateway/api_docs.html"),
+        name="docs",
+    ),
     re_path(r"^.*$", api.NotFound.as_view()),
 ]
 
 urlpatterns = [
     path("v1/", include(edge.urlpatterns)),
+    path("v1beta/", include(edge.google_urlpatterns)),
     path("api/v1/", include(control_plane)),
     path("healthz", health.alive),
     path("readyz", health.ready),

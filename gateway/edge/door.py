@@ -17,6 +17,8 @@ import orjson
 
 from gateway.edge import models, openai
 from gateway.edge.headers import answer_headers, end_user_of, feature_of, tags_of, timeout_of
+from gateway.edge.speech import spoken
+from gateway.edge.surfaces.paths import Address, address_of
 from gateway.pipeline.attempt import StreamAnswer
 from gateway.pipeline.call import Call, Caller
 from gateway.pipeline.relay import relay
@@ -24,7 +26,7 @@ from gateway.pipeline.run import identify, run
 from gateway.pipeline.shadow import overheard
 from gateway.state.process import Process
 from routing.providers.chunks import dated
-from routing.types import Operation
+from routing.types import Json, Operation
 from tenants.errors import ApiError, shutting_down
 from tenants.ids import uuid7
 
@@ -52,6 +54,7 @@ class Request:
     headers: dict[str, str]
     body: bytes
     client_ip: str
+    query: str = ""
 
 
 @dataclass(slots=True)
@@ -90,18 +93,24 @@ async def answer(request: Request, process: Process) -> Response:
     request_id = uuid7(now_ms)
     id_text = str(request_id)
     call: Call | None = None
+    operation = PATHS.get(request.path)
+    spoken_at = None if operation is not None else address_of(request.path, request.query)
     try:
         if process.is_draining:
             raise shutting_down()
         if len(process.live) - process.shadows.in_flight >= process.max_in_flight:
             raise ApiError("overloaded", "Too many calls at once.", retry_after_s=1)
-        operation = PATHS.get(request.path)
-        if operation is None:
+        if operation is None and spoken_at is None:
             return await _other(request, id_text, process)
         if request.method != "POST":
             raise ApiError("method_not_allowed", f"{request.path} takes POST.")
+        if spoken_at is not None and spoken_at.key:
+            request.headers.setdefault("x-goog-api-key", spoken_at.key)
         caller = await identify(request.headers, request.client_ip, process)
-        call = make_call(request, operation, request_id, id_text, now_ms / 1000, process)
+        asked = read_body(request)
+        if spoken_at is not None:
+            asked |= spoken_at.said
+        call = make_call(request, operation, asked, spoken_at, request_id, id_text, now_ms / 1000, process)
         served = await run(call, caller, process)
         headers = answer_headers(call, process)
         if isinstance(served, StreamAnswer):
@@ -109,16 +118,22 @@ async def answer(request: Request, process: Process) -> Response:
             stream = relay(call, served, process)
             if call.heard is not None:
                 stream = overheard(call, stream)
+            if spoken_at is not None:
+                stream = spoken(stream, spoken_at.surface.voice(asked, request_id=id_text))
             return Response(200, headers, await anext(stream), stream)
         body = dated(served.reply.body, created=int(call.occurred_at))
+        if spoken_at is not None:
+            body = spoken_at.surface.reply(body, asked)
         headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
         return Response(200, headers, body)
     except ApiError as error:
-        return refuse(error, id_text, answer_headers(call, process) if call and call.attempts else None)
+        told = answer_headers(call, process) if call and call.attempts else None
+        return refuse(error, id_text, told, spoken_at)
     except Exception:
         # The last line of defence: a bug must answer in JSON and be seen in the log, never hang or leak.
         logger.exception("request %s failed", id_text)
-        return refuse(ApiError("internal_error", "An internal error; please quote the request id."), id_text)
+        unknown = ApiError("internal_error", "An internal error; please quote the request id.")
+        return refuse(unknown, id_text, None, spoken_at)
 
 
 STREAM_HEADERS = [
@@ -128,19 +143,33 @@ STREAM_HEADERS = [
 ]
 
 
+def read_body(request: Request) -> Json:
+    """The JSON object in the request. Raises ApiError: unsupported_media_type, invalid_request."""
+    content_type = request.headers.get("content-type", "application/json")
+    if not content_type.lower().startswith("application/json"):
+        raise ApiError("unsupported_media_type", "Send the body as application/json.")
+    return openai.parse_body(request.body)
+
+
 def make_call(
     request: Request,
-    operation: Operation,
+    operation: Operation | None,
+    asked: Json,
+    spoken_at: Address | None,
     request_id: Any,
     id_text: str,
     occurred_at: float,
     process: Process,
 ) -> Call:
-    """A checked Call from a POST body. Raises ApiError naming the parameter at fault."""
-    content_type = request.headers.get("content-type", "application/json")
-    if not content_type.lower().startswith("application/json"):
-        raise ApiError("unsupported_media_type", "Send the body as application/json.")
-    body = openai.parse_body(request.body)
+    """A checked Call from what was asked. Raises ApiError naming the parameter at fault.
+
+    Every other surface than OpenAI's is a way to ask for a chat (`operation` None).
+    """
+    body, raw = asked, request.body
+    if spoken_at is not None:
+        body = spoken_at.surface.read(asked)
+        raw = orjson.dumps(body)
+    operation = operation or Operation.CHAT
     openai.check(operation, body)
     is_stream = bool(body.get("stream")) and operation is not Operation.EMBEDDINGS
     options = body.get("stream_options") or {}
@@ -153,10 +182,10 @@ def make_call(
         request_model=body["model"],
         body=body,
         is_stream=is_stream,
-        include_usage=options.get("include_usage") is True,
+        include_usage=spoken_at is not None or options.get("include_usage") is True,
         output_limit=openai.output_limit(body),
-        input_bytes=openai.input_bound(body, request.body),
-        capabilities=openai.needed_capabilities(body, request.body),
+        input_bytes=openai.input_bound(body, raw),
+        capabilities=openai.needed_capabilities(body, raw),
         service_tier=_service_tier(body),
         feature=feature_of(request.headers),
         tags=tags_of(request.headers),
@@ -194,8 +223,14 @@ def _json(status: int, document: object, id_text: str) -> Response:
     )
 
 
-def refuse(error: ApiError, id_text: str, extra: list[tuple[bytes, bytes]] | None = None) -> Response:
-    response = _json(error.status, error.body(id_text), id_text)
+def refuse(
+    error: ApiError,
+    id_text: str,
+    extra: list[tuple[bytes, bytes]] | None = None,
+    spoken_at: Address | None = None,
+) -> Response:
+    body = error.body(id_text) if spoken_at is None else spoken_at.surface.error(error, request_id=id_text)
+    response = _json(error.status, body, id_text)
     if extra:
         response.headers = [*response.headers[:2], *extra]
     if error.retry_after_s is not None:
@@ -229,7 +264,8 @@ async def read(scope: Scope, receive: Receive, limit: int) -> Request:
                 raise ApiError("payload_too_large", f"The body exceeds {limit} bytes.")
         body = b"".join(parts)
     client = scope.get("client")
-    return Request(scope["method"], scope["path"], headers, body, client[0] if client else "")
+    query = scope.get("query_string", b"").decode("latin-1")
+    return Request(scope["method"], scope["path"], headers, body, client[0] if client else "", query)
 
 
 def check_head(headers: dict[str, str], limit: int) -> None:

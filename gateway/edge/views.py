@@ -96,6 +96,21 @@ class Completions(PostView):
     pass
 
 
+@declare("A message (Anthropic's request, reply and stream)")
+class Messages(PostView):
+    pass
+
+
+@declare("A response (OpenAI's Responses, without stored state)")
+class Responses(PostView):
+    pass
+
+
+@declare("generateContent and streamGenerateContent (Google's request, reply and stream)")
+class GenerateContent(PostView):
+    pass
+
+
 @declare("Embeddings as floats or base64 (OpenAI's request and reply)")
 class Embeddings(PostView):
     pass
@@ -177,7 +192,10 @@ def to_edge(request: HttpRequest, limit: int) -> Request:
     body = request.read(limit + 1)
     if len(body) > limit:
         raise ApiError("payload_too_large", f"The body exceeds {limit} bytes.")
-    return Request(request.method or "GET", request.path, headers, body, request.META.get("REMOTE_ADDR", ""))
+    query = request.META.get("QUERY_STRING", "")
+    return Request(
+        request.method or "GET", request.path, headers, body, request.META.get("REMOTE_ADDR", ""), query
+    )
 
 
 def to_django(response: Response) -> HttpResponse | StreamingHttpResponse:
@@ -202,9 +220,15 @@ urlpatterns = [
     path("chat/completions", ChatCompletions.as_view()),
     path("completions", Completions.as_view()),
     path("embeddings", Embeddings.as_view()),
+    path("messages", Messages.as_view()),
+    path("responses", Responses.as_view()),
     path("models", Models.as_view()),
     path("models/<path:model>", Models.as_view()),
     path("feedback", GiveFeedback.as_view()),
     path("generations/<uuid:request_id>", Generation.as_view()),
+    path("<path:anything>", Unknown.as_view()),
+]
+google_urlpatterns = [
+    path("models/<path:model_and_verb>", GenerateContent.as_view()),
     path("<path:anything>", Unknown.as_view()),
 ]

@@ -5,7 +5,7 @@ adapter understands (`thinking_blocks`, `cache_control`, `is_error`); `routing.p
 others refuse. https://docs.anthropic.com/en/api/messages
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -425,15 +425,13 @@ class MessagesVoice:
     def keep_alive(self) -> bytes:
         return PING
 
-    def chunks(self, payloads: Sequence[bytes]) -> bytes:
-        for payload in payloads:
-            chunk = orjson.loads(payload)
-            if not self._is_told:
-                self._start(chunk)
-            for choice in chunk.get("choices") or ():
-                if choice.get("index", 0) == 0:
-                    self._delta(choice.get("delta") or {})
-                    self._reason = _stop_reason(choice.get("finish_reason")) or self._reason
+    def chunk(self, chunk: Json) -> bytes:
+        if not self._is_told:
+            self._start(chunk)
+        for choice in chunk.get("choices") or ():
+            if choice.get("index", 0) == 0:
+                self._delta(choice.get("delta") or {})
+                self._reason = _stop_reason(choice.get("finish_reason")) or self._reason
         return self._take()
 
     def broken(self, error_: ApiError) -> bytes:

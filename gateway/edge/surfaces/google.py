@@ -4,7 +4,7 @@ Names come in camelCase or snake_case: both are read everywhere. The door puts w
 the body (`model`, `stream`, `alt`). https://ai.google.dev/api/generate-content
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -510,9 +510,6 @@ class GenerateContentVoice:
     def keep_alive(self) -> bytes:
         return b": keep-alive\n\n" if self._as_events else b"\n"
 
-    def chunks(self, payloads: Sequence[bytes]) -> bytes:
-        return b"".join([self._piece(orjson.loads(payload)) for payload in payloads])
-
     def broken(self, error_: ApiError) -> bytes:
         return self._framed(error(error_, request_id=self._request_id)) + self._closing()
 
@@ -533,7 +530,7 @@ class GenerateContentVoice:
             self._framed({"candidates": candidates, "usageMetadata": told, **self._named}) + self._closing()
         )
 
-    def _piece(self, chunk: Json) -> bytes:
+    def chunk(self, chunk: Json) -> bytes:
         self._named = {"modelVersion": chunk.get("model"), "responseId": chunk.get("id")}
         candidates = []
         for choice in chunk.get("choices") or ():

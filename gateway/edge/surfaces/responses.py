@@ -420,13 +420,11 @@ class ResponsesVoice:
     def keep_alive(self) -> bytes:
         return b": keep-alive\n\n"
 
-    def chunks(self, payloads: Sequence[bytes]) -> bytes:
-        for payload in payloads:
-            chunk = orjson.loads(payload)
-            self._begun(chunk)
-            for choice in chunk.get("choices") or ():
-                self._delta(choice.get("delta") or {})
-                self._reason = choice.get("finish_reason") or self._reason
+    def chunk(self, chunk: Json) -> bytes:
+        self._begun(chunk)
+        for choice in chunk.get("choices") or ():
+            self._delta(choice.get("delta") or {})
+            self._reason = choice.get("finish_reason") or self._reason
         return self._take()
 
     def broken(self, error_: ApiError) -> bytes:

@@ -1,6 +1,5 @@
 """What a surface is. A module of this package is one by having these four functions."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from routing.types import Json
@@ -14,8 +13,8 @@ class Voice(Protocol):
         """What stands before the first content."""
         ...
 
-    def chunks(self, payloads: Sequence[bytes]) -> bytes:
-        """`chat.completion.chunk` payloads (JSON, at least one) as the surface's bytes; may be empty."""
+    def chunk(self, chunk: Json) -> bytes:
+        """One `chat.completion.chunk` as the surface's bytes; may be empty."""
         ...
 
     def keep_alive(self) -> bytes:
@@ -27,7 +26,7 @@ class Voice(Protocol):
         ...
 
     def end(self, usage: Json) -> bytes:
-        """The answer is whole. `usage` is OpenAI's usage object, with `tollhouse` in it (see pipeline.relay)."""
+        """The answer is whole. `usage` is OpenAI's usage object, with `tollhouse` in it."""
         ...
 
 

@@ -37,7 +37,7 @@ def completion(message, *, finish_reason="stop", **changes):
 
 def chunk(delta, *, finish_reason=None):
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return orjson.dumps({"id": "c1", "model": "served", "choices": [choice]})
+    return {"id": "c1", "model": "served", "choices": [choice]}
 
 
 def events(raw):
@@ -55,8 +55,8 @@ def heard(*deltas, finish_reason="stop"):
     voice = anthropic.voice(ASKED, request_id="r1")
     raw = voice.opening()
     for delta in deltas:
-        raw += voice.chunks([chunk(delta)])
-    raw += voice.chunks([chunk({}, finish_reason=finish_reason)]) + voice.end(USAGE)
+        raw += voice.chunk(chunk(delta))
+    raw += voice.chunk(chunk({}, finish_reason=finish_reason)) + voice.end(USAGE)
     found = events(raw)
     for _, data in found:
         EVENT.validate_python(data)
@@ -303,7 +303,7 @@ def test_blocks_follow_one_another():
 
 def test_a_broken_stream_ends_in_an_error_and_no_stop():
     voice = anthropic.voice(ASKED, request_id="r1")
-    raw = voice.chunks([chunk({"content": "He"})]) + voice.broken(ApiError("provider_timeout", "slow"))
+    raw = voice.chunk(chunk({"content": "He"})) + voice.broken(ApiError("provider_timeout", "slow"))
     names = [name for name, _ in events(raw)]
     assert names[-1] == "error"
     assert "message_stop" not in names

@@ -27,7 +27,7 @@ def asked(**changes):
 
 def chunk(delta, *, index=0, finish_reason=None):
     choice = {"index": index, "delta": delta, "finish_reason": finish_reason}
-    return orjson.dumps({"id": "c1", "model": "served", "choices": [choice]})
+    return {"id": "c1", "model": "served", "choices": [choice]}
 
 
 def pieces(raw):
@@ -282,12 +282,12 @@ def test_every_error_has_googles_shape(code):
 
 def test_a_stream_of_events():
     voice = google.voice(asked(alt="sse"), request_id="r1")
-    raw = voice.opening() + voice.chunks([chunk({"role": "assistant", "content": ""})])
+    raw = voice.opening() + voice.chunk(chunk({"role": "assistant", "content": ""}))
     assert raw == b""
-    raw = voice.chunks([chunk({"content": "He"}), chunk({"content": "y"})])
-    raw += voice.chunks([chunk({"tool_calls": [{"index": 0, "id": "t1", "function": {"name": "get"}}]})])
-    raw += voice.chunks([chunk({"tool_calls": [{"index": 0, "function": {"arguments": '{"a":1}'}}]})])
-    raw += voice.chunks([chunk({}, finish_reason="tool_calls")]) + voice.end(USAGE)
+    raw = voice.chunk(chunk({"content": "He"})) + voice.chunk(chunk({"content": "y"}))
+    raw += voice.chunk(chunk({"tool_calls": [{"index": 0, "id": "t1", "function": {"name": "get"}}]}))
+    raw += voice.chunk(chunk({"tool_calls": [{"index": 0, "function": {"arguments": '{"a":1}'}}]}))
+    raw += voice.chunk(chunk({}, finish_reason="tool_calls")) + voice.end(USAGE)
     first, second, last = pieces(raw)
     for each in (first, second, last):
         google_types.GenerateContentResponse.model_validate(
@@ -304,14 +304,14 @@ def test_a_stream_of_events():
 
 def test_without_events_the_stream_is_one_array():
     voice = google.voice(asked(), request_id="r1")
-    raw = voice.opening() + voice.chunks([chunk({"content": "He"})]) + voice.keep_alive() + voice.end(USAGE)
+    raw = voice.opening() + voice.chunk(chunk({"content": "He"})) + voice.keep_alive() + voice.end(USAGE)
     assert len(orjson.loads(raw)) == 2
 
 
 @pytest.mark.parametrize("alt", [None, "sse"])
 def test_a_broken_stream_ends_in_an_error_and_no_finish(alt):
     voice = google.voice(asked(alt=alt), request_id="r1")
-    raw = voice.opening() + voice.chunks([chunk({"content": "He"})])
+    raw = voice.opening() + voice.chunk(chunk({"content": "He"}))
     raw += voice.broken(ApiError("provider_timeout", "slow"))
     last = pieces(raw)[-1] if alt else orjson.loads(raw)[-1]
     assert last["error"]["status"] == "DEADLINE_EXCEEDED"

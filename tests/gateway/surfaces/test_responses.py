@@ -28,7 +28,7 @@ def asked(**changes):
 
 def chunk(delta, *, finish_reason=None):
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return orjson.dumps({"id": "c1", "created": 5, "model": "served", "choices": [choice]})
+    return {"id": "c1", "created": 5, "model": "served", "choices": [choice]}
 
 
 def events(raw):
@@ -46,8 +46,8 @@ def heard(*deltas, finish_reason="stop", **changes):
     voice = responses.voice(asked(**changes), request_id="r1")
     raw = voice.opening()
     for delta in deltas:
-        raw += voice.chunks([chunk(delta)])
-    found = events(raw + voice.chunks([chunk({}, finish_reason=finish_reason)]) + voice.end(USAGE))
+        raw += voice.chunk(chunk(delta))
+    found = events(raw + voice.chunk(chunk({}, finish_reason=finish_reason)) + voice.end(USAGE))
     for event in found:
         EVENT.validate_python(event)
     return found
@@ -55,7 +55,8 @@ def heard(*deltas, finish_reason="stop", **changes):
 
 def completion(message, *, finish_reason="stop"):
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
-    return orjson.dumps({"id": "c1", "created": 5, "model": "served", "choices": [choice], "usage": USAGE})
+    made = {"id": "c1", "created": 5, "model": "served", "choices": [choice], "usage": USAGE}
+    return orjson.dumps(made)
 
 
 # ------------------------------------------------------------------ requests
@@ -263,7 +264,7 @@ def test_a_refusal_is_a_part_of_its_own():
 
 def test_a_broken_stream_ends_in_an_error_and_is_not_completed():
     voice = responses.voice(asked(), request_id="r1")
-    raw = voice.chunks([chunk({"content": "He"})]) + voice.broken(ApiError("provider_timeout", "slow"))
+    raw = voice.chunk(chunk({"content": "He"})) + voice.broken(ApiError("provider_timeout", "slow"))
     last = events(raw)[-1]
     EVENT.validate_python(last)
     assert (last["type"], last["code"]) == ("error", "provider_timeout")
