@@ -103,9 +103,9 @@ def consume(claim_after_ms: int, ready) -> None:
     import django
 
     django.setup()
-    from gateway.logs import consumer
+    from gateway.logs import consumer, streams
 
-    consumer.CLAIM_AFTER_MS = claim_after_ms
+    streams.CLAIM_AFTER_MS = claim_after_ms
     ready.release()
     while True:
         consumer.drain(budget_s=5, block_ms=100)

@@ -8,6 +8,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
+from gateway.content.keep import LOST
 from gateway.logs.consumer import SUSPENSE
 from gateway.state.limits import OPEN, STREAM
 from gateway.state.process import METRICS
@@ -62,6 +63,8 @@ def metrics(request: HttpRequest) -> HttpResponse:
         f"tollhouse_requests_in_flight {in_flight}",
         "# TYPE tollhouse_ledger_backlog gauge",
         f"tollhouse_ledger_backlog {backlog}",
+        "# TYPE tollhouse_content_lost_total counter",
+        f"tollhouse_content_lost_total {int(counted.get(LOST.encode(), 0))}",
         "# TYPE tollhouse_ledger_suspense gauge",
         f"tollhouse_ledger_suspense {suspense}",
         *provider_health.lines(),

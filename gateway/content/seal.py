@@ -35,15 +35,15 @@ class Texts:
     is_cut: bool = False
 
 
-def texts_of(request: bytes, answer: bytes, *, is_stream: bool, max_bytes: int) -> Texts:
-    """The texts, each cut to `max_bytes` and marked where it is longer."""
+def texts_of(request: bytes, answer: bytes, *, answer_bytes: int, is_stream: bool, max_bytes: int) -> Texts:
+    """The texts, each cut to `max_bytes` and marked where it is longer; `answer` may have been cut before."""
     return Texts(
         request=_cut(request, max_bytes),
         answer=_cut(answer, max_bytes),
         is_stream=is_stream,
         request_bytes=len(request),
-        answer_bytes=len(answer),
-        is_cut=max(len(request), len(answer)) > max_bytes,
+        answer_bytes=answer_bytes,
+        is_cut=max(len(request), answer_bytes) > max_bytes,
     )
 
 

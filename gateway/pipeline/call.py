@@ -1,6 +1,6 @@
 """One call and what became of it: the object that every step of the pipeline reads and fills in."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -9,6 +9,7 @@ from uuid import UUID
 from billing.snapshot import BudgetEntry, Terms
 from billing.usage.records import Kind
 from gateway.pipeline.course import Course
+from gateway.privacy.snapshot import CallRules
 from gateway.state.limits import Admission
 from gateway.state.pace import Slot
 from routing.policies.preferences import Preferences
@@ -65,6 +66,47 @@ class Throttle:
 
 
 @dataclass(slots=True)
+class Kept:
+    """The answer as the provider gave it, to be stored: up to `room_bytes`, and the size of all of it."""
+
+    room_bytes: int
+    pieces: list[bytes] = field(default_factory=list, repr=False)
+    size_bytes: int = 0
+
+    def add(self, pieces: Iterable[bytes]) -> None:
+        for piece in pieces:
+            if self.size_bytes <= self.room_bytes:
+                self.pieces.append(piece)
+            self.size_bytes += len(piece)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the caller sent, in clear: where redaction begins. Never recorded, never sent."""
+
+    body: Json = field(repr=False)
+    feature: str = field(repr=False)
+    end_user: str = field(repr=False)
+    tags: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(slots=True)
+class Protection:
+    """The privacy rules a call is under, and what they did. Of this, counts and flags alone are recorded."""
+
+    rules: CallRules
+    given: Given
+    policies: frozenset[str]  # that it went by, for rules are bound to policies too
+    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)  # what each stands for
+    counts: Mapping[str, int] = field(default_factory=dict)  # findings by kind
+    unscanned: int = 0  # pictures, sounds, files: nobody looked into them
+    flags: list[dict[str, str]] = field(default_factory=list)  # guardrails that had something to say
+
+    def flag(self, guardrail: str, stage: str, wrong: str) -> None:
+        self.flags.append({"guardrail": guardrail, "stage": stage, "wrong": wrong})
+
+
+@dataclass(slots=True)
 class Call:
     """A checked request. The edge makes it; the pipeline fills in the lower half."""
 
@@ -92,6 +134,7 @@ class Call:
 
     caller: Caller | None = None
     plan: RoutePlan | None = None
+    privacy: Protection | None = None  # None: no rules apply
     course: Course | None = None  # what may still be tried
     admission: Admission | None = None
     worst_costs: dict[tuple[str, int, int | None], int | None] = field(default_factory=dict)  # see admit
@@ -109,5 +152,6 @@ class Call:
     skipped: list[dict[str, Any]] = field(default_factory=list)  # targets that could not express the request
     heard: list[bytes] | None = field(default=None, repr=False)
     """The answer as the client gets it, one body or the chunks; collected only while the call is mirrored."""
+    kept: Kept | None = None  # collects the answer where the tenant has its content stored
     after: Callable[[], None] | None = field(default=None, repr=False)  # called once the call is recorded
     sample: dict[str, Any] | None = None  # of a shadow: what is measured, beside what it mirrors

@@ -78,6 +78,8 @@ def record(call: Call, process: Process) -> None:
     process.telemetry.counters[f"{counted}:{call.operation}:{call.status}"] += 1
     if call.kind == "usage" and call.feature and call.status != CLIENT_LEFT:
         promised(call, call.caller, process)
+    if call.kept is not None:
+        process.content.keep(call, call.caller)
     if call.after is not None:
         call.after()
 

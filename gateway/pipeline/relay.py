@@ -52,7 +52,7 @@ async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncGene
                 try:
                     while True:
                         if answer.chunks:
-                            yield frame(answer.chunks)
+                            yield shown(call, answer.chunks)
                             answer.chunks.clear()
                         if answer.state.done or not await advance(answer):
                             break
@@ -60,12 +60,12 @@ async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncGene
                     if not is_whole(answer.state):  # else only the farewell is lost
                         raise
                 if answer.chunks:
-                    yield frame(answer.chunks)
+                    yield shown(call, answer.chunks)
             else:
                 journey = Journey(call, plan, course, process)
                 async with aclosing(mended(journey, answer)) as pieces:
                     async for chunks in pieces:
-                        yield frame(chunks) if chunks else KEEP_ALIVE
+                        yield shown(call, chunks) if chunks else KEEP_ALIVE
         if not is_whole(answer.state):
             raise cut_off()
         finish(call, answer, Status.OK, process)
@@ -91,6 +91,13 @@ async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncGene
         yield cut(call, answer, ApiError("internal_error", "An internal error."), process)
     finally:
         await answer.response.aclose()
+
+
+def shown(call: Call, chunks: list[bytes]) -> bytes:
+    """Chunks on their way to the client; stored content gets them as the provider made them."""
+    if call.kept is not None:
+        call.kept.add(chunks)
+    return frame(chunks)
 
 
 def frame(chunks: list[bytes]) -> bytes:

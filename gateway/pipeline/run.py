@@ -10,6 +10,7 @@ from gateway.pipeline.admit import admit, expected_output
 from gateway.pipeline.attempt import StreamAnswer, WholeAnswer
 from gateway.pipeline.authenticate import UnknownKey, authenticate, permit
 from gateway.pipeline.call import Call, Caller, Throttle
+from gateway.pipeline.discretion import be_discreet
 from gateway.pipeline.execute import execute
 from gateway.pipeline.record import observe, record
 from gateway.pipeline.relay import CLIENT_LEFT
@@ -18,6 +19,7 @@ from gateway.state.process import Process
 from gateway.state.snapshot import allowed_models
 from routing.policies.names import POLICY_PREFIX
 from routing.policies.plan import PlanRequest, plan
+from routing.policies.preferences import forgetful
 from routing.policies.split import added_bytes
 from routing.types import Operation, RoutePlan
 from tenants.errors import ApiError, shutting_down
@@ -38,6 +40,7 @@ async def identify(headers: dict[str, str], client_ip: str, process: Process) ->
 async def run(call: Call, caller: Caller, process: Process) -> WholeAnswer | StreamAnswer:
     """A whole answer, already recorded, or an open stream that `relay` will record. Raises ApiError."""
     call.caller = caller
+    be_discreet(call, caller.tenant, process)
     permit(caller, call.operation)
     call.plan = choose(call, caller, process)
     asked = call.input_bytes, call.output_limit
@@ -114,7 +117,7 @@ def choose(call: Call, caller: Caller, process: Process, *, model: str | None = 
             plan=caller.terms.plan.partition("@")[0],
             end_user=call.end_user,
             tags=call.tags,
-            preferences=call.preferences,
+            preferences=forgetful(call.preferences) if caller.tenant.zero_retention else call.preferences,
         ),
         snapshot.routing,
         health=process.health.view,
@@ -137,6 +140,8 @@ def enrol(call: Call) -> None:
 def succeed(call: Call, answer: WholeAnswer, process: Process) -> None:
     attempt, reply = answer.attempt, answer.reply
     call.finish_reason = reply.finish_reason or ""
+    if call.kept is not None:
+        call.kept.add((reply.body,))
     if call.heard is not None:
         call.heard.append(reply.body)
     call.response_model = reply.model

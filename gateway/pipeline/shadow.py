@@ -2,7 +2,8 @@
 
 Never delays or fails the call it mirrors, never runs while the worker drains, and gives way first under load.
 Goes through the same admission (with nothing claimed), executor, journal and ledger as any call, so that a
-killed worker leaves its row too; it is booked as the operator's overhead. No answer is kept.
+killed worker leaves its row too; it is booked as the operator's overhead. Its answer is kept only where the
+tenant has the content of its calls stored.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from typing import Any
 from gateway.pipeline import scoring
 from gateway.pipeline.admit import holds, open_record
 from gateway.pipeline.attempt import WholeAnswer
-from gateway.pipeline.call import Call, Caller
+from gateway.pipeline.call import Call, Caller, Kept
 from gateway.pipeline.execute import execute
 from gateway.pipeline.record import observe, record
 from gateway.state.limits import BudgetUnseeded, Claim, EpochChanged, Throttled
@@ -84,11 +85,15 @@ async def _mirror(call: Call, caller: Caller, mirror: Mirror, heard: list[bytes]
     shadow.output_limit = call.output_limit
     shadow.output_cap = call.output_cap
     shadow.sample = _sample(call, mirror)
+    if caller.tenant.content_days:
+        shadow.kept = Kept(process.content.max_bytes)
     if not await _open(shadow, caller, mirror.target, process):
         return
     try:
         answer = await _answer(shadow, process)
         shadow.ended_s = time.monotonic()
+        if shadow.kept is not None and answer is not None:
+            shadow.kept.add((answer.reply.body,))
         await _measure(shadow, body, mirror, answer, heard, caller, process)
     finally:
         record(shadow, process)
@@ -133,6 +138,7 @@ def _own_call(call: Call, caller: Caller, target: Target, body: Json, *, kind: s
         is_recorded=False,
         skipped=[],
         heard=None,
+        kept=None,
         after=None,
         sample=None,
     )

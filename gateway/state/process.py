@@ -20,6 +20,7 @@ import redis.asyncio as redis_async
 from django.conf import settings
 from django.db import close_old_connections, connections
 
+from gateway.content.keep import Keeper
 from gateway.state import budgets, snapshot
 from gateway.state.clients import HttpClient
 from gateway.state.egress import guarded
@@ -74,6 +75,7 @@ class Process:
         """For addresses that a tenant has given."""
         self.sandbox = SandboxClient()
         self.telemetry = Telemetry()
+        self.content = Keeper(self.pipe, self.in_database, lambda: self.telemetry.counters)
         self.retries = RetryBudget()
         self.hedges = HedgeBudget()
         self.health = HealthTracker(self.worker)
@@ -124,6 +126,7 @@ class Process:
         if self._settling:
             await asyncio.wait(self._settling, timeout=STOP_WAIT_S)
         await self._resend()
+        await self.content.stop()
         await self.health.beat(self.pipe)
         for task in tuple(self._background):
             task.cancel()

@@ -5,7 +5,7 @@ parameter's name: no preference is dropped in silence. Source: https://openroute
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
@@ -43,6 +43,11 @@ class Preferences:
 
 
 NO_PREFERENCES: Final = Preferences()
+
+
+def forgetful(preferences: Preferences | None) -> Preferences:
+    """The same, and only endpoints that keep nothing: the caller's tenant has zero retention."""
+    return replace(preferences or NO_PREFERENCES, zero_retention=True)
 
 
 def read_preferences(value: Any) -> Preferences | None:
