@@ -22,6 +22,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing.budgets import caps
 from billing.budgets.count import MONEY
 from billing.budgets.counters import carry, spent
 from billing.models import Budget, FxRate, Plan, PlanVersion, Subscription
@@ -32,6 +33,7 @@ from billing.spreadsheet import cell
 from billing.subscriptions import change_plan, current_version, newest_version, publish, subscribe, terms_of
 from billing.usage.reports import DIMENSIONS, GROUPS, MEASURES, Report, report
 from billing.usage.verify import verify
+from tenants.approvals import ApprovalRequiredError
 from tenants.errors import ApiError
 from tenants.models import ApiKey, Tenant
 from tenants.rest import Guarded, Resource, StrictSerializer, TenantField
@@ -165,14 +167,21 @@ class PlanResource(Resource[Plan]):
         given = dict(serializer.validated_data)
         if given.pop("slug", plan.slug) != plan.slug:
             raise ApiError("invalid_request", "The slug of a plan cannot change.", param="slug")
-        name = given.pop("name", plan.name)
-        if name != plan.name or not given:
-            before, plan.name = plan.name, name
+        before = plan.name
+        name = given.pop("name", before)
+        if name != before or not given:
+            plan.name = name
             plan.save(update_fields=("name", "updated_at"))
             self.record("update", plan, before={"name": before}, after={"name": name})
         if given:
             held = terms_of(newest_version(plan))
-            publish(plan=plan, terms=held | _terms_of(given), actor=self.principal)
+            try:
+                publish(plan=plan, terms=held | _terms_of(given), actor=self.principal)
+            except ApprovalRequiredError as needed:
+                if name == before:
+                    raise
+                reason = "Change the name by itself: the rest takes a second person."
+                raise ApiError("invalid_request", reason, param="name") from needed
         serializer.instance = self.get_queryset().get(pk=plan.pk)
 
     @extend_schema(responses={200: PlanVersionSerializer(many=True)})
@@ -459,8 +468,14 @@ class BudgetResource(Resource[Budget]):
         super().perform_create(serializer)
 
     def perform_update(self, serializer: serializers.BaseSerializer[Budget]) -> None:
-        self._check_cost(serializer.validated_data, cast("Budget", serializer.instance).tenant)
+        budget, given = cast("Budget", serializer.instance), serializer.validated_data
+        self._check_cost(given, budget.tenant)
+        caps.gate_change(budget=budget, changes=given, actor=self.principal)
         super().perform_update(serializer)
+
+    def perform_destroy(self, instance: Budget) -> None:
+        caps.gate_removal(budget=instance, actor=self.principal)
+        super().perform_destroy(instance)
 
     def _check_cost(self, given: Mapping[str, Any], tenant: Tenant | None) -> None:
         if given.get("measure") == Budget.Measure.COST:

@@ -1,6 +1,7 @@
 """Putting a tenant on a plan and moving it to another. One transaction each, audited, announced to the workers."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
@@ -14,7 +15,8 @@ from billing.invoicing.period import Period, period_at, segment_at, segments_of
 from billing.models import Plan, PlanVersion, Subscription, SubscriptionChange
 from billing.rating.prices import compile_charges
 from billing.rating.proration import Mode, Unused, prorate
-from tenants import audit, versions
+from tenants import approvals, audit, versions
+from tenants.approvals import Draft
 from tenants.errors import ApiError
 from tenants.models import Tenant
 from tenants.principal import SYSTEM, Principal
@@ -64,6 +66,8 @@ def publish(*, plan: Plan, terms: dict[str, Any], actor: Principal) -> PlanVersi
     with transaction.atomic():
         versions.bump("billing")
         last = PlanVersion.objects.select_for_update().filter(plan=plan).order_by("-number").first()
+        if last is not None:
+            _gate(plan, last, terms, actor)
         version = PlanVersion.objects.create(plan=plan, number=last.number + 1 if last else 1, **terms)
         audit.record(
             principal=actor,
@@ -71,9 +75,58 @@ def publish(*, plan: Plan, terms: dict[str, Any], actor: Principal) -> PlanVersi
             object_type="plan",
             object_id=plan.id,
             tenant=None,
-            after={"version": version.number, "charges": version.charges},
+            before=None if last is None else {"version": last.number, **_shown(terms_of(last))},
+            after={"version": version.number, **_shown(terms)},
         )
     return version
+
+
+_CAPS = ("limit_rpm", "limit_tpm", "max_concurrent")
+
+
+def _gate(plan: Plan, last: PlanVersion, terms: dict[str, Any], actor: Principal) -> None:
+    """Whatever changes what is charged is a change of prices, a limit raised or taken away one of caps."""
+    held = terms_of(last)
+    shown, before = _shown(terms), _shown(held)
+    free = ("limits", "allowed_models", "features")
+    priced = [name for name in TERMS if name not in free]
+    kinds = ["prices"] if any(shown.get(name, before[name]) != before[name] for name in priced) else []
+    old, new = held["limits"], terms.get("limits", {})
+    if any(name in old and (name not in new or new[name] > old[name]) for name in _CAPS):
+        kinds.append("caps")
+    for kind in kinds:
+        approvals.gate(
+            Draft(
+                kind=kind,
+                operation="plan.publish",
+                payload={"plan": plan.slug, "terms": shown},
+                scope="plans:write",
+                object_type="plan",
+                object_id=plan.slug,
+                tenant=None,
+                before={"version": last.number, **before},
+                after={"version": last.number + 1, **before, **shown},
+            ),
+            actor,
+        )
+
+
+def _shown(terms: Mapping[str, Any]) -> dict[str, Any]:
+    """Terms as JSON: amounts as text."""
+    return {
+        name: f"{Decimal(value):.4f}" if name in ("base_amount", "min_commitment") else value
+        for name, value in terms.items()
+    }
+
+
+@approvals.executor("plan.publish")
+def _publish_approved(payload: Mapping[str, Any], actor: Principal) -> None:
+    plan = Plan.objects.filter(slug=payload["plan"]).first()
+    if plan is None:
+        raise ApiError("conflict", "The plan is gone.")
+    amounts = ("base_amount", "min_commitment")
+    terms = {name: Decimal(value) if name in amounts else value for name, value in payload["terms"].items()}
+    publish(plan=plan, terms=terms, actor=actor)
 
 
 def subscribe(

@@ -1,4 +1,4 @@
-"""The control plane's REST resources of this floor: tenants, keys, members, the audit trail.
+"""The control plane's REST resources of this floor: tenants, keys, members.
 
 Shapes only: every change is one verb's. A key's text leaves through `key` of the answer that made it, and
 never again.
@@ -9,8 +9,7 @@ from typing import Any, ClassVar, cast
 
 from django.db import models
 from django.utils import timezone
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -18,9 +17,9 @@ from rest_framework.response import Response
 
 from tenants import keys, lifecycle, members, roles, service_accounts
 from tenants.errors import ApiError
-from tenants.models import ApiKey, AuditEvent, CustomRole, Membership, ServiceAccount, Tenant
+from tenants.models import ApiKey, CustomRole, Membership, ServiceAccount, Tenant
 from tenants.principal import Principal
-from tenants.rest import ReadResource, Resource, StrictSerializer
+from tenants.rest import Resource, StrictSerializer
 from tenants.scopes import SCOPES, TENANT_ROLES, TENANT_SCOPES
 
 # ------------------------------------------------------------------ tenants
@@ -396,76 +395,3 @@ class ServiceAccountResource(Resource[ServiceAccount]):
         NothingSerializer(data=request.data).is_valid(raise_exception=True)
         changed = verb(account=account, actor=self.principal, now=timezone.now())
         return Response(self.get_serializer(changed).data)
-
-
-# ------------------------------------------------------------------ audit
-
-
-class ActorSerializer(serializers.Serializer[AuditEvent]):
-    """Who did it: a user, a key, or the system itself."""
-
-    kind = serializers.CharField(source="actor_kind")
-    id = serializers.UUIDField(source="actor_id", allow_null=True)
-    label = serializers.CharField(source="actor_label")  # type: ignore[assignment]  # a field, not a caption
-
-
-class ObjectSerializer(serializers.Serializer[AuditEvent]):
-    """What it was done to."""
-
-    type = serializers.CharField(source="object_type")
-    id = serializers.CharField(source="object_id")
-
-
-@extend_schema_field(OpenApiTypes.STR)
-class HexField(serializers.Field[bytes, Any, str, Any]):
-    """Bytes as hexadecimal text."""
-
-    def to_representation(self, value: bytes) -> str:
-        return bytes(value).hex()
-
-
-class AuditSerializer(serializers.ModelSerializer[AuditEvent]):
-    """One write. `hash` covers the event and `previous_hash`, that of the event before it in its chain."""
-
-    tenant = serializers.SlugRelatedField[Tenant](slug_field="slug", read_only=True)
-    actor = ActorSerializer(source="*")
-    object = ObjectSerializer(source="*")
-    previous_hash = HexField(read_only=True)
-    hash = HexField(read_only=True)
-
-    class Meta:
-        model = AuditEvent
-        fields = (
-            "id",
-            "at",
-            "tenant",
-            "actor",
-            "action",
-            "object",
-            "before",
-            "after",
-            "ip",
-            "request_id",
-            "reason",
-            "sequence",
-            "previous_hash",
-            "hash",
-        )
-        read_only_fields = fields
-
-
-class AuditResource(ReadResource[AuditEvent]):
-    """The audit trail: an operator sees all of it, a tenant's owner, admin or key its own chain."""
-
-    queryset = AuditEvent.objects.select_related("tenant")
-    serializer_class = AuditSerializer
-    read_scope = "audit:read"
-    filters: ClassVar = {
-        "tenant": "tenant__slug",
-        "actor": "actor_label",
-        "action": "action",
-        "object_type": "object_type",
-        "object_id": "object_id",
-        "from": "at__gte",
-        "to": "at__lt",
-    }

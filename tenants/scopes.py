@@ -87,6 +87,8 @@ _TENANT_WRITE = (
     "payments:read",
     "payments:write",
     "audit:write",
+    "approvals:read",
+    "approvals:write",
     "roles:write",
     "sso:write",
     "privacy:write",

@@ -3,12 +3,15 @@
 from django.urls import URLPattern, URLResolver, include, path
 from rest_framework.routers import SimpleRouter
 
-from tenants import api, views
+from tenants import api, approval_api, views
+from tenants.trail import api as audit_api
 
 _top = SimpleRouter(use_regex_path=False)
 _top.register("tenants", api.TenantResource, basename="tenant")
 _top.register("platform-keys", api.PlatformKeyResource, basename="platform-key")
-_top.register("audit", api.AuditResource, basename="audit")
+_top.register("audit", audit_api.AuditResource, basename="audit")
+_top.register("audit-sinks", audit_api.SinkResource, basename="audit-sink")
+_top.register("approvals", approval_api.ProposalResource, basename="approval")
 
 _nested = SimpleRouter(use_regex_path=False)
 _nested.register("keys", api.KeyResource, basename="key")

@@ -4,17 +4,18 @@ Costs already booked do not move when a rate changes here; that is what re-ratin
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 from django.db import connection, transaction
 
 from routing.models import CostRate
-from tenants import audit, versions
+from tenants import approvals, audit, versions
+from tenants.approvals import Draft
 from tenants.errors import ApiError
 from tenants.principal import Principal
 
@@ -68,7 +69,9 @@ def open_rate(*, rate: NewRate, actor: Principal) -> CostRate:
     """Put one rate in force. Raises ApiError: conflict, invalid_request."""
     with transaction.atomic():
         versions.bump("routing")
-        (row,) = _apply(_plan([rate]), actor)
+        changes = _plan([rate])
+        _gate("open", changes, {"rate": _as_json(rate)}, "/".join(map(str, rate.key)), actor)
+        (row,) = _apply(changes, actor)
     return row
 
 
@@ -90,8 +93,78 @@ def apply(*, rates: Sequence[NewRate], digest: str, actor: Principal) -> RateDif
             raise ApiError(
                 "conflict", "The rates changed since the preview: look at it again.", param="digest"
             )
-        _apply([change for change in diff.changes if change.action != "unchanged"], actor)
+        moved = [change for change in diff.changes if change.action != "unchanged"]
+        if moved:
+            payload = {"rates": [_as_json(rate) for rate in rates], "digest": digest}
+            _gate("apply", moved, payload, digest, actor)
+        _apply(moved, actor)
     return diff
+
+
+# ------------------------------------------------------------------ under the two-person rule
+
+
+def _gate(
+    verb: str, changes: Sequence[PlannedChange], payload: dict[str, Any], object_id: str, actor: Principal
+) -> None:
+    if any(change.action == "unchanged" for change in changes):
+        return  # refused as it is
+    names = ["/".join(str(part) for part in change.rate.key if part) for change in changes]
+    approvals.gate(
+        Draft(
+            kind="prices",
+            operation=f"cost_rate.{verb}",
+            payload=payload,
+            scope="prices:write",
+            object_type="cost_rate",
+            object_id=object_id[:128],
+            tenant=None,
+            before={
+                name: f"{change.old_price} {change.old_currency} per {change.old_per}, rate {change.closes}"
+                if change.closes
+                else None
+                for name, change in zip(names, changes, strict=True)
+            },
+            after={
+                name: f"{rate.price} {rate.currency} per {rate.per} from {rate.effective_from.isoformat()}"
+                for name, rate in zip(names, (change.rate for change in changes), strict=True)
+            },
+        ),
+        actor,
+    )
+
+
+def _as_json(rate: NewRate) -> dict[str, Any]:
+    return asdict(rate) | {
+        "price": str(rate.price),
+        "effective_from": rate.effective_from.isoformat(),
+        "effective_to": rate.effective_to.isoformat() if rate.effective_to else None,
+    }
+
+
+def _rate_of(shown: Mapping[str, Any]) -> NewRate:
+    until = shown["effective_to"]
+    return NewRate(
+        **{
+            **shown,
+            "price": Decimal(shown["price"]),
+            "effective_from": datetime.fromisoformat(shown["effective_from"]),
+            "effective_to": datetime.fromisoformat(until) if until else None,
+        }
+    )
+
+
+@approvals.executor("cost_rate.open")
+def _open_approved(payload: Mapping[str, Any], actor: Principal) -> None:
+    open_rate(rate=_rate_of(payload["rate"]), actor=actor)
+
+
+@approvals.executor("cost_rate.apply")
+def _apply_approved(payload: Mapping[str, Any], actor: Principal) -> None:
+    apply(rates=[_rate_of(each) for each in payload["rates"]], digest=payload["digest"], actor=actor)
+
+
+# ------------------------------------------------------------------ planning and applying
 
 
 def _plan(rates: Sequence[NewRate]) -> tuple[PlannedChange, ...]:

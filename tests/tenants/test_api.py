@@ -6,10 +6,20 @@ from django.urls import get_resolver
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from tenants.api import AuditSerializer, KeySerializer, MemberSerializer, TenantSerializer
-from tenants.models import ApiKey, AuditEvent, CustomRole, Membership, ServiceAccount, Tenant
+from tenants.api import KeySerializer, MemberSerializer, TenantSerializer
+from tenants.models import (
+    ApiKey,
+    AuditEvent,
+    AuditSink,
+    CustomRole,
+    Membership,
+    Proposal,
+    ServiceAccount,
+    Tenant,
+)
 from tenants.scopes import TENANT_ROLES
 from tenants.trail import proof
+from tenants.trail.api import AuditSerializer
 from tests import factories
 
 pytestmark = pytest.mark.urls("tests.tenants.urls")
@@ -434,7 +444,7 @@ ROUTES = sorted(set(routes()))
 
 
 def test_the_walk_below_sees_every_route():
-    assert len(ROUTES) >= 33
+    assert len(ROUTES) >= 45
     assert get_resolver("tests.tenants.urls").resolve(KEYS).url_name == "key-list"
 
 
@@ -446,6 +456,18 @@ def test_a_stranger_meets_nothing_of_another_tenant(acme, globex, method, path, 
         "members": factories.member(acme, "owner").id,
         "audit": AuditEvent.objects.get().id,
         "platform-keys": factories.api_key(None).key.id,
+        "audit-sinks": AuditSink.objects.create(
+            tenant=acme, name="siem", kind="webhook", target="https://example.com", next_at=timezone.now()
+        ).id,
+        "approvals": Proposal.objects.create(
+            tenant=acme,
+            kind="caps",
+            operation="budget.remove",
+            payload={},
+            scope="budgets:write",
+            people=[],
+            expires_at=timezone.now(),
+        ).id,
         "service-accounts": ServiceAccount.objects.create(tenant=acme, name="ci", role="viewer").id,
     }
     CustomRole.objects.create(tenant=acme, slug="acme", name="Acme's", scopes=["keys:read"])
@@ -459,8 +481,10 @@ def test_a_stranger_meets_nothing_of_another_tenant(acme, globex, method, path, 
         response = getattr(client, method)(url, {}, format="json")
         if "platform-keys" in url or (action == "create" and url == f"{API}/tenants/"):
             assert response.status_code in (400, 403)
-        elif action == "list" and "tenants/acme" not in url:
-            assert "acme" not in response.text
+        elif action == "create" and url == f"{API}/audit-sinks/":
+            assert response.status_code == 400
+        elif action in ("list", "export_events", "verify") and "tenants/acme" not in url:
+            assert b"acme" not in response.getvalue()
             assert response.status_code == 200
         else:
             assert error_of(response)[:2] == (404, "not_found")
