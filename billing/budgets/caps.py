@@ -76,7 +76,7 @@ def _columns(budget: Budget, names: Any) -> dict[str, str | None]:
     return shown
 
 
-def _field(name: str) -> models.Field[Any, Any]:
+def _field(name: str) -> "models.Field[Any, Any]":
     field = Budget._meta.get_field(name)
     if not isinstance(field, models.Field):
         raise ApiError("conflict", f"A budget has no field {name!r}.")
