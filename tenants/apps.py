@@ -1,8 +1,11 @@
 from django.apps import AppConfig
+from django.core import checks
 
 
 class TenantsConfig(AppConfig):
     name = "tenants"
 
     def ready(self) -> None:
-        from tenants import schema  # noqa: F401, PLC0415 - registers itself with drf-spectacular
+        from tenants import isolation, schema  # noqa: F401, PLC0415 - schema registers with drf-spectacular
+
+        checks.register(isolation.check_walls, checks.Tags.database, deploy=True)

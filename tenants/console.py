@@ -21,7 +21,7 @@ from django.shortcuts import redirect
 from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 
-from tenants import approvals, audit
+from tenants import approvals, audit, isolation
 from tenants.authentication import principal_of
 from tenants.errors import ApiError
 from tenants.ids import uuid7
@@ -97,6 +97,10 @@ def _room(access: Access) -> Callable[[Callable[..., HttpResponse]], ConsoleView
             guest = cast("ConsoleRequest", request)
             guest.principal = principal_of(request.user)
             guest.tenant = None
+            with isolation.only(guest.principal):
+                return isolation.streamed(inside(guest, scope, *args, **kwargs), guest.principal)
+
+        def inside(guest: ConsoleRequest, scope: str, *args: Any, **kwargs: Any) -> HttpResponse:
             if access.place == "tenant":
                 guest.tenant = _tenant(guest.principal, kwargs.pop("tenant_slug"))
                 args = (guest.tenant, *args)
@@ -108,9 +112,9 @@ def _room(access: Access) -> Callable[[Callable[..., HttpResponse]], ConsoleView
                 if not guest.principal.can(scope):
                     raise PermissionDenied(scope)
             with (
-                timezone.override(zone_of(request.user)),
+                timezone.override(zone_of(guest.user)),
                 audit.origin(
-                    ip=audit.client_ip(request), request_id=str(uuid7()), reason=audit.reason_typed(request)
+                    ip=audit.client_ip(guest), request_id=str(uuid7()), reason=audit.reason_typed(guest)
                 ),
             ):
                 response = _answer(view, guest, args, kwargs)

@@ -27,7 +27,7 @@ Answers are replayed without the fields in `secret_fields`: a key's text is show
 """
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC
 from functools import partial
 from typing import Any, ClassVar, Final, cast
@@ -43,7 +43,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
-from tenants import approvals, audit, idempotency, versions
+from tenants import approvals, audit, idempotency, isolation, versions
 from tenants.errors import ApiError
 from tenants.models import Tenant
 from tenants.principal import Principal
@@ -171,6 +171,17 @@ class Guarded(APIView):
         return (is_owned or is_open) and bool(principal.tenants_with(scope))
 
     # -- the life of a request
+
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as self._walls:
+            response = super().dispatch(request, *args, **kwargs)
+        principal = getattr(self.request, "_user", None)
+        return isolation.streamed(response, principal) if isinstance(principal, Principal) else response
+
+    def perform_authentication(self, request: Request) -> None:
+        """From here on the database shows the principal's tenants alone."""
+        if isinstance(request.user, Principal):
+            self._walls.enter_context(isolation.only(request.user))
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self._refuse_large_body(request)
@@ -316,12 +327,17 @@ class ReadResource[M: models.Model](
         rows = super().filter_queryset(queryset)
         if getattr(self, "action", None) != "list":
             return rows
-        for name in self.request.query_params:
-            if name in ("cursor", "limit"):
-                continue
+        given = self.request.query_params.items()
+        return self.filtered(
+            rows, {name: str(text) for name, text in given if name not in ("cursor", "limit")}
+        )
+
+    def filtered(self, rows: models.QuerySet[M], given: Mapping[str, str]) -> models.QuerySet[M]:
+        """The rows that these parameters leave. Raises ApiError as `filter_queryset`."""
+        for name, value in given.items():
             if name not in self.filters:
                 raise ApiError("unknown_field", f"The parameter {name!r} is unknown.", param=name)
-            lookup, value = self.filters[name], self.request.query_params[name]
+            lookup = self.filters[name]
             try:
                 rows = rows.filter(**{lookup: _moment(value) if _is_moment(rows.model, lookup) else value})
             except (ValueError, DjangoValidationError, exceptions.ValidationError) as error:
