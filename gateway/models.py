@@ -99,3 +99,4 @@ from gateway.content.models import (  # noqa: E402, F401 - of this app
     StoredContent,
 )
 from gateway.experiments.models import Feedback, ShadowSample  # noqa: E402, F401 - of this app
+from gateway.privacy.models import PrivacyBinding, PrivacyProfile  # noqa: E402, F401 - of this app

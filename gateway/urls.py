@@ -12,10 +12,12 @@ import tenants.urls
 from gateway import api, closing, health
 from gateway.edge import views as edge
 from gateway.experiments import api as experiments_api
+from gateway.privacy import api as privacy_api
 
 control_plane = [
     *api.urlpatterns,
     *experiments_api.urlpatterns,
+    *privacy_api.urlpatterns,
     *tenants.urls.urlpatterns,
     *routing.urls.urlpatterns,
     *billing.urls.urlpatterns,

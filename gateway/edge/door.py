@@ -19,8 +19,10 @@ from gateway.edge import models, openai
 from gateway.edge.headers import answer_headers, end_user_of, feature_of, tags_of, timeout_of
 from gateway.edge.speech import spoken
 from gateway.edge.surfaces.paths import Address, address_of
+from gateway.edge.surfaces.types import EVENTS
 from gateway.pipeline.attempt import StreamAnswer
 from gateway.pipeline.call import Call, Caller
+from gateway.pipeline.redact import restored, restored_body, restored_error
 from gateway.pipeline.relay import relay
 from gateway.pipeline.run import identify, run
 from gateway.pipeline.shadow import overheard
@@ -114,21 +116,23 @@ async def answer(request: Request, process: Process) -> Response:
         served = await run(call, caller, process)
         headers = answer_headers(call, process)
         if isinstance(served, StreamAnswer):
-            headers += STREAM_HEADERS
-            stream = relay(call, served, process)
+            stream, content_type = relay(call, served, process), EVENTS
             if call.heard is not None:
                 stream = overheard(call, stream)
+            stream = restored(call, stream)
             if spoken_at is not None:
-                stream = spoken(stream, spoken_at.surface.voice(asked, request_id=id_text))
+                voice = spoken_at.surface.voice(asked, request_id=id_text)
+                stream, content_type = spoken(stream, voice), voice.content_type
+            headers += ((b"content-type", content_type), *STREAM_HEADERS)
             return Response(200, headers, await anext(stream), stream)
-        body = dated(served.reply.body, created=int(call.occurred_at))
+        body = restored_body(call, dated(served.reply.body, created=int(call.occurred_at)))
         if spoken_at is not None:
             body = spoken_at.surface.reply(body, asked)
         headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
         return Response(200, headers, body)
     except ApiError as error:
         told = answer_headers(call, process) if call and call.attempts else None
-        return refuse(error, id_text, told, spoken_at)
+        return refuse(restored_error(call, error) if call else error, id_text, told, spoken_at)
     except Exception:
         # The last line of defence: a bug must answer in JSON and be seen in the log, never hang or leak.
         logger.exception("request %s failed", id_text)
@@ -136,11 +140,7 @@ async def answer(request: Request, process: Process) -> Response:
         return refuse(unknown, id_text, None, spoken_at)
 
 
-STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
 
 def read_body(request: Request) -> Json:

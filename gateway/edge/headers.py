@@ -96,6 +96,11 @@ def answer_headers(call: Call, process: Process) -> list[tuple[bytes, bytes]]:
                 headers.append((b"x-tollhouse-cost", amount_text(cost).encode()))
     if call.admission is not None:
         headers += _limits(call)
+    if call.privacy is not None:
+        headers.append((b"x-tollhouse-redacted", b"%d" % sum(call.privacy.counts.values())))
+        if call.privacy.flags:
+            names = dict.fromkeys(flag["guardrail"] for flag in call.privacy.flags)
+            headers.append((b"x-tollhouse-guardrails", ",".join(names).encode()))
     return headers
 
 

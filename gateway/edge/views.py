@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from gateway.experiments import feedback
 from gateway.experiments.models import Feedback
 from gateway.logs.generations import generation_of
 from gateway.pipeline.call import Caller
+from gateway.pipeline.redact import redacted_texts
 from gateway.pipeline.run import identify
 from gateway.state import process as state
 from tenants.errors import ApiError
@@ -159,6 +161,9 @@ class GiveFeedback(PostView):
             if not grants(caller.key.scopes, FEEDBACK_SCOPE):
                 raise ApiError("permission_denied", f"This API key lacks the scope {FEEDBACK_SCOPE}.")
             verdict = feedback.read(parse_body(edge.body))
+            said = {"label": verdict.label, "comment": verdict.comment}
+            said = await redacted_texts(said, caller, process)
+            verdict = replace(verdict, label=said["label"], comment=said["comment"])
             given, is_new = await self._give(verdict, caller)
         except ApiError as error:
             return to_django(refuse(error, id_text))  # type: ignore[return-value]

@@ -255,6 +255,21 @@ def _route(call: Call) -> dict[str, Any]:
             {"provider": left.provider, "model": left.model, "reason": left.reason} for left in plan.dropped
         ]
         + call.skipped,
+        **_protected(call),
+    }
+
+
+def _protected(call: Call) -> dict[str, Any]:
+    """What privacy rules did: how many findings of which kind, never a finding."""
+    if call.privacy is None:
+        return {}
+    return {
+        "privacy": {
+            "profiles": call.privacy.rules.profiles,
+            "findings": dict(call.privacy.counts),
+            "unscanned": call.privacy.unscanned,
+            "guardrails": call.privacy.flags,
+        }
     }
 
 

@@ -25,6 +25,7 @@ from gateway.pipeline.attempt import (
 )
 from gateway.pipeline.call import Call, Status
 from gateway.pipeline.execute import Journey
+from gateway.pipeline.guard import Blocked, watched
 from gateway.pipeline.record import observe, record
 from gateway.pipeline.recover import KEEP_ALIVE, mended
 from gateway.pipeline.verdict import broken
@@ -45,27 +46,11 @@ async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncGene
     The first piece is at hand: whoever takes the iterator must take that piece at once, for only a running
     generator can see to its own end.
     """
-    plan, course = call.plan, call.course
     try:
         async with asyncio.timeout(call.started_s + call.timeout_s - time.monotonic()):
-            if plan is None or course is None or plan.conduct.recovery is Recovery.END:
-                try:
-                    while True:
-                        if answer.chunks:
-                            yield shown(call, answer.chunks)
-                            answer.chunks.clear()
-                        if answer.state.done or not await advance(answer):
-                            break
-                except ClientError:
-                    if not is_whole(answer.state):  # else only the farewell is lost
-                        raise
-                if answer.chunks:
-                    yield shown(call, answer.chunks)
-            else:
-                journey = Journey(call, plan, course, process)
-                async with aclosing(mended(journey, answer)) as pieces:
-                    async for chunks in pieces:
-                        yield shown(call, chunks) if chunks else KEEP_ALIVE
+            async with aclosing(chunks_of(call, answer, process)) as pieces:
+                async for chunks in pieces:
+                    yield shown(call, chunks) if chunks else KEEP_ALIVE
         if not is_whole(answer.state):
             raise cut_off()
         finish(call, answer, Status.OK, process)
@@ -80,6 +65,8 @@ async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncGene
             finish(call, answer, Status.CANCELLED, process, status=CLIENT_LEFT)
             raise
         yield cut(call, answer, shutting_down(), process)
+    except Blocked as failure:
+        yield blocked(call, answer, failure, process)
     except (ProviderError, ClientError) as failure:
         blame(answer, failure, process)
         yield cut(call, answer, broken(failure), process)
@@ -91,6 +78,33 @@ async def relay(call: Call, answer: StreamAnswer, process: Process) -> AsyncGene
         yield cut(call, answer, ApiError("internal_error", "An internal error."), process)
     finally:
         await answer.response.aclose()
+
+
+def chunks_of(call: Call, answer: StreamAnswer, process: Process) -> AsyncGenerator[list[bytes]]:
+    """The answer's chunks as they may be shown; an empty list where the client needs a sign of life."""
+    plan, course = call.plan, call.course
+    if plan is None or course is None or plan.conduct.recovery is Recovery.END:
+        chunks = as_they_come(answer)
+    else:
+        chunks = mended(Journey(call, plan, course, process), answer)
+    if call.privacy is not None and call.privacy.rules.after:
+        chunks = watched(call, call.privacy, answer, chunks, process)
+    return chunks
+
+
+async def as_they_come(answer: StreamAnswer) -> AsyncGenerator[list[bytes]]:
+    try:
+        while True:
+            if answer.chunks:
+                yield answer.chunks
+                answer.chunks.clear()
+            if answer.state.done or not await advance(answer):
+                break
+    except ClientError:
+        if not is_whole(answer.state):  # else only the farewell is lost
+            raise
+    if answer.chunks:
+        yield answer.chunks
 
 
 def shown(call: Call, chunks: list[bytes]) -> bytes:
@@ -115,6 +129,14 @@ def cut(call: Call, answer: StreamAnswer, error: ApiError, process: Process) -> 
             answer.attempt.error_type = error.code
         how = Status.ERROR if answer.is_held else Status.CUT
         finish(call, answer, how, process, status=error.status)
+    return frame([orjson.dumps(error.body(call.id_text))])
+
+
+def blocked(call: Call, answer: StreamAnswer, error: Blocked, process: Process) -> bytes:
+    """A guardrail holds the answer back, or the rest of it: the provider's work is metered, and is charged."""
+    call.error_code, call.error_message = error.code, error.message
+    how = Status.OK if is_whole(answer.state) else Status.CUT
+    finish(call, answer, how, process, status=error.status)
     return frame([orjson.dumps(error.body(call.id_text))])
 
 
@@ -208,6 +230,7 @@ def openai_usage(call: Call, recovered: Recovery | None = None) -> dict[str, obj
             "attempts": len(call.attempts),
             "recovery": RECOVERIES[recovered],
             "source": usage.source,
+            "redacted": sum(call.privacy.counts.values()) if call.privacy is not None else 0,
             "price": None if call.price_pico is None else amount_text(call.price_pico),
             "currency": call.caller.terms.currency,
         },

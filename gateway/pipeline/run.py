@@ -5,7 +5,7 @@ import logging
 import time
 
 from billing.snapshot import BudgetEntry
-from gateway.pipeline import shadow
+from gateway.pipeline import guard, shadow
 from gateway.pipeline.admit import admit, expected_output
 from gateway.pipeline.attempt import StreamAnswer, WholeAnswer
 from gateway.pipeline.authenticate import UnknownKey, authenticate, permit
@@ -13,6 +13,7 @@ from gateway.pipeline.call import Call, Caller, Throttle
 from gateway.pipeline.discretion import be_discreet
 from gateway.pipeline.execute import execute
 from gateway.pipeline.record import observe, record
+from gateway.pipeline.redact import redact
 from gateway.pipeline.relay import CLIENT_LEFT
 from gateway.state.limits import Throttled
 from gateway.state.process import Process
@@ -43,6 +44,7 @@ async def run(call: Call, caller: Caller, process: Process) -> WholeAnswer | Str
     be_discreet(call, caller.tenant, process)
     permit(caller, call.operation)
     call.plan = choose(call, caller, process)
+    await redact(call, caller, process)
     asked = call.input_bytes, call.output_limit
     enrol(call)
     while True:
@@ -50,12 +52,19 @@ async def run(call: Call, caller: Caller, process: Process) -> WholeAnswer | Str
             await admit(call, caller, call.plan.targets, process)
         except Throttled as used_up:
             throttle(call, caller, used_up.hold.entry, asked, process)
+            await redact(call, caller, process)  # the plan may be another, and other rules with it
         else:
             break
     if call.plan.mirror is not None:
         shadow.prepare(call, process)
     try:
+        if call.privacy is not None:
+            await guard.before(call, call.privacy, process)
         answer = await execute(call, call.plan, process)
+        if isinstance(answer, WholeAnswer):
+            take(call, answer, process)
+            if call.privacy is not None:
+                await guard.after(call, call.privacy, answer, process)
     except ApiError as error:
         end(call, process, error.status, error)
         raise
@@ -71,7 +80,8 @@ async def run(call: Call, caller: Caller, process: Process) -> WholeAnswer | Str
         raise
     call.status = 200
     if isinstance(answer, WholeAnswer):
-        succeed(call, answer, process)
+        call.ended_s = time.monotonic()
+        record(call, process)
     return answer
 
 
@@ -137,7 +147,8 @@ def enrol(call: Call) -> None:
         call.output_limit = ceiling if call.output_limit is None else min(ceiling, call.output_limit)
 
 
-def succeed(call: Call, answer: WholeAnswer, process: Process) -> None:
+def take(call: Call, answer: WholeAnswer, process: Process) -> None:
+    """Note what a whole answer was like, whether or not the caller will get it."""
     attempt, reply = answer.attempt, answer.reply
     call.finish_reason = reply.finish_reason or ""
     if call.kept is not None:
@@ -146,8 +157,6 @@ def succeed(call: Call, answer: WholeAnswer, process: Process) -> None:
         call.heard.append(reply.body)
     call.response_model = reply.model
     observe(call, attempt, process)
-    call.ended_s = time.monotonic()
-    record(call, process)
 
 
 def end(call: Call, process: Process, status: int, error: ApiError | None = None) -> None:

@@ -123,6 +123,7 @@ def _own_call(call: Call, caller: Caller, target: Target, body: Json, *, kind: s
             dropped=(),
             conduct=CONDUCT,
         ),
+        privacy=None,
         course=None,
         admission=None,
         throttled=[],

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 import redis.asyncio as redis_async
@@ -76,6 +77,7 @@ class Process:
         self.sandbox = SandboxClient()
         self.telemetry = Telemetry()
         self.content = Keeper(self.pipe, self.in_database, lambda: self.telemetry.counters)
+        self.vault_keys: dict[UUID, bytes] = {}  # the keys of tenants' tokens, opened at first use
         self.retries = RetryBudget()
         self.hedges = HedgeBudget()
         self.health = HealthTracker(self.worker)

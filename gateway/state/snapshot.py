@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 import billing.snapshot
+import gateway.privacy.snapshot
 import routing.snapshot
 import tenants.snapshot
 from billing.snapshot import BillingSnapshot, Terms
+from gateway.privacy.snapshot import PrivacySnapshot
 from routing.snapshot import RoutingSnapshot
 from tenants import versions
 from tenants.snapshot import TenantsSnapshot
@@ -21,6 +23,7 @@ class Snapshot:
     tenants: TenantsSnapshot
     routing: RoutingSnapshot
     billing: BillingSnapshot
+    privacy: PrivacySnapshot
 
     @property
     def versions(self) -> Mapping[str, int]:
@@ -28,6 +31,7 @@ class Snapshot:
             "tenants": self.tenants.version,
             "routing": self.routing.version,
             "billing": self.billing.version,
+            "privacy": self.privacy.version,
         }
 
     def terms_of(self, tenant_id: UUID) -> Terms:
@@ -43,7 +47,12 @@ def allowed_models(key: frozenset[str] | None, plan: frozenset[str] | None) -> f
 
 def load() -> Snapshot:
     """Everything, from the database. Minutes of staleness are impossible, seconds are not: see `refresh`."""
-    return Snapshot(tenants.snapshot.load(), routing.snapshot.load(), billing.snapshot.load())
+    return Snapshot(
+        tenants.snapshot.load(),
+        routing.snapshot.load(),
+        billing.snapshot.load(),
+        gateway.privacy.snapshot.load(),
+    )
 
 
 def refresh(snapshot: Snapshot) -> Snapshot:
@@ -58,4 +67,6 @@ def refresh(snapshot: Snapshot) -> Snapshot:
         snapshot = replace(snapshot, routing=routing.snapshot.load())
     if current["billing"] != held["billing"]:
         snapshot = replace(snapshot, billing=billing.snapshot.load())
+    if current["privacy"] != held["privacy"]:
+        snapshot = replace(snapshot, privacy=gateway.privacy.snapshot.load())
     return snapshot
