@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from gateway.edge.surfaces.reading import bad, inexpressible
+from gateway.edge.surfaces.types import EVENTS
 from routing.providers.portable import SURFACE
 from routing.types import Json
 from tenants.errors import ApiError
@@ -407,6 +408,7 @@ def voice(asked: Json, *, request_id: str) -> "MessagesVoice":
 class MessagesVoice:
     """Opens and closes content blocks as the kind of content changes; one block is open at a time."""
 
+    content_type = EVENTS
     __slots__ = ("_index", "_is_told", "_kind", "_model", "_out", "_reason", "_request_id", "_tool")
 
     def __init__(self, asked: Json, request_id: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from gateway.edge.surfaces.reading import as_object, bad, inexpressible
+from gateway.edge.surfaces.types import EVENTS
 from routing.providers.portable import SURFACE
 from routing.types import Json
 from tenants.errors import ApiError
@@ -503,6 +504,10 @@ class GenerateContentVoice:
         self._calls: dict[int, dict[int, Json]] = {}  # candidate -> position -> call
         self._reasons: dict[int, str] = {}  # candidate -> finish reason
         self._named: Json = {}
+
+    @property
+    def content_type(self) -> bytes:
+        return EVENTS if self._as_events else b"application/json"
 
     def opening(self) -> bytes:
         return b"" if self._as_events else b"["

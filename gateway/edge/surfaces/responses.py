@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.edge.surfaces.reading import as_object, bad, inexpressible
+from gateway.edge.surfaces.types import EVENTS
 from routing.providers.portable import SURFACE
 from routing.types import Json
 from tenants.errors import ApiError
@@ -395,6 +396,7 @@ def voice(asked: Json, *, request_id: str) -> "ResponsesVoice":
 class ResponsesVoice:
     """Numbered events; one output item is open at a time, and its content is told again when it is done."""
 
+    content_type = EVENTS
     __slots__ = (
         "_asked", "_base", "_blocks", "_item", "_out", "_output", "_reason", "_request_id", "_response",
         "_sequence", "_text", "_tool",

@@ -1,13 +1,18 @@
 """What a surface is. A module of this package is one by having these four functions."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from routing.types import Json
 from tenants.errors import ApiError
 
+EVENTS: Final = b"text/event-stream; charset=utf-8"
+
 
 class Voice(Protocol):
     """How one open stream sounds to its client. Made for one answer, fed in order, never after `broken` or `end`."""
+
+    @property
+    def content_type(self) -> bytes: ...
 
     def opening(self) -> bytes:
         """What stands before the first content."""
