@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 
 from django.urls import URLPattern, URLResolver, include, path
 from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -174,7 +175,7 @@ class ExperimentResource(Resource[Experiment]):
             trials.promote(experiment=experiment, arm=given.validated_data["arm"], actor=self.principal)
         )
 
-    @extend_schema(responses={200: serializers.DictField()})
+    @extend_schema(responses={200: OpenApiTypes.OBJECT})
     @action(detail=True)
     def report(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """How the arms compare, with confidence intervals."""
@@ -462,7 +463,7 @@ class OverheadView(Guarded):
 
     @extend_schema(
         parameters=[OpenApiParameter("from", str, required=True), OpenApiParameter("to", str, required=True)],
-        responses={200: serializers.DictField()},
+        responses={200: OpenApiTypes.OBJECT},
     )
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         for name in request.query_params:
