@@ -1,15 +1,15 @@
 """What Celery's clock calls. Each may run twice, late or together with itself, without harm."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from celery import shared_task
-from django.conf import settings
 from django.utils import timezone
 
 import billing.usage.partitions
 import gateway.logs.partitions
 from billing.rerating import jobs as reratings
-from gateway.experiments import samples
+from gateway.content import erase, store
+from gateway.content import purge as purging
 from gateway.experiments.evaluation import evaluate
 from gateway.logs import consumer
 from gateway.replay import jobs
@@ -54,12 +54,29 @@ def run_reratings() -> None:
 
 @shared_task
 def prepare_partitions() -> None:
-    """Days ahead for the ledger and the log; days of the log that are too old are dropped."""
+    """Days ahead for the ledger and the log."""
     today = datetime.now(UTC).date()
     billing.usage.partitions.ensure_partitions(today=today)
     gateway.logs.partitions.ensure_partitions(today=today)
-    gateway.logs.partitions.drop_before(day=today - timedelta(days=settings.TOLLHOUSE_REQUEST_LOG_DAYS))
-    samples.forget_before(moment=timezone.now() - timedelta(days=settings.TOLLHOUSE_REQUEST_LOG_DAYS))
+
+
+@shared_task
+def drain_content() -> int:
+    """Move sealed content from its stream into its day."""
+    return store.drain(budget_s=DRAIN_S)
+
+
+@shared_task
+def purge() -> int:
+    """Delete what its time is over for, each with its certificate. Returns how many those were."""
+    return purging.purge(now=timezone.now())
+
+
+@shared_task
+def run_erasures() -> None:
+    """Carry out the erasures that wait."""
+    while erase.run_next():
+        pass
 
 
 @shared_task

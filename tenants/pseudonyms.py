@@ -7,11 +7,18 @@ can tell which name a pseudonym stands for, or whether a name has one.
 import base64
 import hashlib
 import hmac
+import re
 from typing import Final
 
 PREFIX: Final = "u_"
 KEY_BYTES: Final = 32
 _DIGEST_BYTES: Final = 20
+_FORM: Final = re.compile(r"u_[a-z2-7]{32}")
+
+
+def is_pseudonym(text: str) -> bool:
+    """Whether a name has the form of a pseudonym."""
+    return _FORM.fullmatch(text) is not None
 
 
 def pseudonym(key: bytes, end_user: str) -> str:

@@ -8,7 +8,7 @@ from uuid import UUID
 from gateway.content.models import Erasure
 from gateway.logs.ingest import LogEntry
 from tenants.models import Tenant
-from tenants.pseudonyms import pseudonym
+from tenants.pseudonyms import is_pseudonym, pseudonym
 from tenants.retention import pseudonym_key
 
 type Person = tuple[UUID, str]
@@ -19,7 +19,9 @@ def erased(tenant_ids: Collection[UUID]) -> dict[Person, datetime]:
     """Whose calls are erased, and up to which instant."""
     rows = Erasure.objects.order_by("before").filter(tenant_id__in=tenant_ids)
     return {
-        (row.tenant_id, row.pseudonym): row.before for row in rows.only("tenant_id", "pseudonym", "before")
+        (tenant_id, alias): before
+        for tenant_id, aliases, before in rows.values_list("tenant_id", "aliases", "before")
+        for alias in aliases
     }
 
 
@@ -41,7 +43,7 @@ def _without_name(entry: LogEntry, people: dict[Person, datetime], keys: dict[UU
     key = keys.get(entry.tenant_id)
     if key is None or not entry.end_user:
         return entry
-    name = pseudonym(key, entry.end_user)
+    name = entry.end_user if is_pseudonym(entry.end_user) else pseudonym(key, entry.end_user)
     before = people.get((entry.tenant_id, name))
     if before is None or entry.occurred_at > before:
         return entry

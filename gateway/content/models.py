@@ -5,6 +5,7 @@
 
 from typing import ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 from tenants.ids import uuid7
@@ -134,6 +135,12 @@ class Erasure(Stamped):
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="erasures")
     pseudonym = models.CharField(max_length=64)
+    aliases = ArrayField(
+        models.CharField(max_length=64),
+        default=list,
+        blank=True,
+        help_text="Every pseudonym the person's calls may be found by.",
+    )
     sealed_name = models.BinaryField(default=b"")
     before = models.DateTimeField(help_text="Calls up to this instant are erased.")
     status = models.CharField(max_length=16, choices=Status, default=Status.QUEUED)

@@ -101,9 +101,4 @@ def store(entries: Sequence[SampleEntry]) -> None:
         )
 
 
-def forget_before(*, moment: datetime) -> int:
-    """Delete samples of calls before `moment`; return how many."""
-    return ShadowSample.objects.filter(occurred_at__lt=moment).delete()[0]
-
-
 COLUMNS: tuple[str, ...] = tuple(SampleEntry.__dataclass_fields__)

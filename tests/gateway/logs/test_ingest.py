@@ -1,12 +1,11 @@
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from uuid import UUID
 
 import pytest
 
-from billing.usage.partitions import existing_days
 from gateway.logs.ingest import COLUMNS, LogEntry, store
-from gateway.logs.partitions import REQUEST_LOG, drop_before, ensure_partitions
+from gateway.logs.partitions import ensure_partitions
 from gateway.models import RequestLog
 from tenants.ids import instant_of, uuid7
 
@@ -70,17 +69,6 @@ def test_texts_are_cut_to_their_column_and_what_cannot_be_stored_is_replaced():
     store([entry(error_message="x" * 600, end_user="a\x00b\ud800", tags={"k": "a\x00"})], now=NOON)
     row = RequestLog.objects.get()
     assert (row.error_message, row.end_user, row.tags) == ("x" * 500, "a\ufffdb?", {"k": "a\ufffd"})
-
-
-def test_old_days_are_dropped_whole():
-    days = [NOON - timedelta(days=n) for n in (40, 31, 30, 0)]
-    drop_before(day=NOON.date())  # whatever days other tests have left
-    store([*(entry(day) for day in days), entry(datetime(2001, 1, 1, tzinfo=UTC))], now=NOON)
-    limit = date(2026, 11, 24) - timedelta(days=30)
-    assert drop_before(day=limit) == (date(2026, 10, 15), date(2026, 10, 24))
-    assert [row.occurred_at for row in RequestLog.objects.order_by("occurred_at")] == days[2:]
-    assert min(existing_days(table=REQUEST_LOG)) == limit
-    assert drop_before(day=limit) == ()
 
 
 def test_days_are_made_ahead_once():
