@@ -9,6 +9,7 @@ from tenants.models.keys import ApiKey, DataKey
 from tenants.models.people import Membership, OwnedQuerySet, Tenant, TenantQuerySet, User, UserManager
 from tenants.models.retention import LegalHold, RetentionSetting
 from tenants.models.roles import CustomRole, ServiceAccount
+from tenants.models.sign_in import Invitation, SignInSetting, SsoConnection, SsoDomain
 from tenants.models.trail import (
     AuditCheckpoint,
     AuditEvent,
@@ -30,12 +31,16 @@ __all__ = [
     "CustomRole",
     "DataKey",
     "IdempotencyRecord",
+    "Invitation",
     "LegalHold",
     "Membership",
     "OwnedQuerySet",
     "Proposal",
     "RetentionSetting",
     "ServiceAccount",
+    "SignInSetting",
+    "SsoConnection",
+    "SsoDomain",
     "Stamped",
     "Tenant",
     "TenantQuerySet",
