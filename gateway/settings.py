@@ -8,6 +8,8 @@ from pathlib import Path
 import environ
 from django.utils.csp import CSP
 
+from gateway import scrubbing
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.FileAwareEnv()
 
@@ -16,12 +18,27 @@ env = environ.FileAwareEnv()
 SECRET_KEY = env.str("SECRET_KEY")
 TOLLHOUSE_MASTER_KEYS = env.list("TOLLHOUSE_MASTER_KEYS")  # id:base64(32 bytes), newest first
 TOLLHOUSE_KEY_PEPPERS = env.list("TOLLHOUSE_KEY_PEPPERS")  # id:base64(32 bytes), newest first
+TOLLHOUSE_KMS_URL = env.str("TOLLHOUSE_KMS_URL", "")
+TOLLHOUSE_KMS_TOKEN = env.str("TOLLHOUSE_KMS_TOKEN", "")
+TOLLHOUSE_KMS_KEY = env.str("TOLLHOUSE_KMS_KEY", "transit/tollhouse")
+TOLLHOUSE_KMS_CACHE_S = env.float("TOLLHOUSE_KMS_CACHE_S", 300.0)
+TOLLHOUSE_KMS_WRAPS = env.bool("TOLLHOUSE_KMS_WRAPS", True)
 TOLLHOUSE_DATA = Path(env.str("TOLLHOUSE_DATA", str(BASE_DIR / ".tollhouse"))).absolute()
 DATABASES = {"default": env.db_url("DATABASE_URL")}
 DATABASES["default"].setdefault("CONN_MAX_AGE", env.int("DATABASE_CONN_MAX_AGE", 60))
 DATABASES["default"].setdefault("CONN_HEALTH_CHECKS", True)
 REDIS_URL = env.str("REDIS_URL")
 PUBLIC_URL = env.str("PUBLIC_URL", "http://127.0.0.1:8000").rstrip("/")
+scrubbing.install(
+    [
+        SECRET_KEY,
+        TOLLHOUSE_KMS_TOKEN,
+        *(each.partition(":")[2] for each in (*TOLLHOUSE_MASTER_KEYS, *TOLLHOUSE_KEY_PEPPERS)),
+        DATABASES["default"].get("PASSWORD") or "",
+        env.str("TOLLHOUSE_STRIPE_API_KEY", ""),
+        *env.list("TOLLHOUSE_STRIPE_WEBHOOK_SECRETS", default=[]),
+    ]
+)
 
 # ------------------------------------------------------------------ data plane
 
@@ -64,8 +81,12 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "allauth",
     "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.usersessions",
     "django_htmx",
     "drf_spectacular",
+    "drf_spectacular_sidecar",
     "rest_framework",
     "tenants",
     "routing",
@@ -73,6 +94,7 @@ INSTALLED_APPS = [
     "gateway",
 ]
 MIDDLEWARE = [
+    "gateway.transport.transport_headers",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
@@ -138,6 +160,7 @@ ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "password2*"]
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_SESSION_REMEMBER = True
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.ScryptPasswordHasher"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
@@ -175,6 +198,13 @@ SECURE_CSP = {
     "form-action": [CSP.SELF],
 }
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not IS_LOCAL
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+CSRF_COOKIE_SAMESITE = "Lax"
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024  # of a form, files aside; the APIs have limits of their own
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 1000
+DATA_UPLOAD_MAX_NUMBER_FILES = 5
 SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", not IS_LOCAL)
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # asked from inside, by plain HTTP
 SECURE_HSTS_SECONDS = 0 if IS_LOCAL else 365 * 24 * 3600
@@ -195,7 +225,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PAGINATION_CLASS": "tenants.wire.Cursor",
     "DEFAULT_PARSER_CLASSES": ["tenants.wire.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "tenants.schema.NamedSchema",
     "EXCEPTION_HANDLER": "tenants.wire.error_response",
     "UNAUTHENTICATED_USER": None,
     "COERCE_DECIMAL_TO_STRING": True,
@@ -208,6 +238,8 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "ENUM_NAME_OVERRIDES": {
         "CreditCategoryEnum": "billing.models.CreditGrant.Category",
         "PaymentStatusEnum": "billing.models.Payment.Status",
@@ -216,9 +248,12 @@ SPECTACULAR_SETTINGS = {
         "AlertChannelKindEnum": "billing.models.alerts.AlertChannel.Kind",
         "AlertRuleKindEnum": "billing.models.alerts.AlertRule.Kind",
         "AlertRuleWindowEnum": "billing.models.alerts.AlertRule.Window",
+        "BudgetModeEnum": "billing.models.Budget.Mode",
         "BudgetWindowEnum": "billing.models.Budget.Window",
         "CouponKindEnum": "billing.models.invoices.Coupon.Kind",
         "InvoiceLineKindEnum": "billing.models.invoices.InvoiceLine.Kind",
+        "ProviderStateEnum": "routing.health.api.STATES",
+        "StatedRateSourceEnum": ["manual", "contract"],
     },
 }
 
