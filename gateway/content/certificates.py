@@ -16,11 +16,13 @@ from django.db import connection
 
 from gateway.content.models import DeletionCertificate
 from tenants import audit
+from tenants.models import AuditEvent
 from tenants.principal import SYSTEM
 
 DataClass = DeletionCertificate.DataClass
 Method = DeletionCertificate.Method
 INSTALLATION: Final = UUID(int=0)
+ACTION: Final = "deletion_certificate.issue"
 _LOCK: Final = 0x63657274  # advisory lock of everybody who issues certificates
 
 
@@ -111,7 +113,21 @@ def verify(chain: UUID | None = None) -> list[str]:
         if hash_of(row) != bytes(row.hash):
             errors.append(f"{at}: certificate {row.sequence} was altered")
         sequence, previous = row.sequence, bytes(row.hash)
-    return errors
+    return errors + _lost(chain)
+
+
+def _lost(chain: UUID | None) -> list[str]:
+    """Certificates that the audit trail names, and that are gone: what the end of a chain cannot tell itself."""
+    events = AuditEvent.objects.order_by("chain", "sequence").filter(action=ACTION)
+    if chain is not None:
+        events = events.filter(chain=chain)
+    named = {UUID(object_id): owner for object_id, owner in events.values_list("object_id", "chain")}
+    left = set(DeletionCertificate.objects.filter(id__in=named).values_list("id", flat=True))
+    return [
+        f"{owner}: certificate {each} of the audit trail is missing"
+        for each, owner in named.items()
+        if each not in left
+    ]
 
 
 def document(row: DeletionCertificate) -> dict[str, Any]:
@@ -147,7 +163,7 @@ def _audit(rows: Sequence[DeletionCertificate]) -> None:
     tenant = None if len({row.chain for row in rows}) > 1 else first.tenant
     audit.record(
         principal=SYSTEM,
-        action="deletion_certificate.issue",
+        action=ACTION,
         object_type="deletion_certificate",
         object_id=first.id,
         tenant=tenant,
