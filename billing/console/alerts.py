@@ -16,13 +16,13 @@ from django.utils import timezone
 
 from billing.alerts import deliver, firing, reads
 from billing.alerts.api import ChannelResource, RuleResource
-from billing.console.places import both_rooms, here
 from billing.console.resources import act, refuse
 from billing.models import AlertChannel, AlertDelivery, AlertFiring, AlertRule, Budget
 from billing.rating.money import plain_text
 from tenants.console import ConsoleRequest, page_of
 from tenants.errors import ApiError
 from tenants.models import ApiKey, Tenant
+from tenants.places import both_rooms, here
 
 READ, WRITE = reads.SCOPE, "budgets:write"
 OFFERED: Final = 300

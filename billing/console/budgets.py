@@ -13,12 +13,12 @@ from django.utils import timezone
 
 from billing.api import BudgetResource
 from billing.console.budget_rows import budget_rows
-from billing.console.places import both_rooms, here
 from billing.console.resources import act, refuse
 from billing.models import Budget
 from tenants.console import ConsoleRequest, page_of
 from tenants.errors import ApiError
 from tenants.models import ApiKey, Tenant
+from tenants.places import both_rooms, here
 from tenants.principal import Principal
 
 READ, WRITE = "budgets:read", "budgets:write"

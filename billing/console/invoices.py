@@ -21,7 +21,6 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from rest_framework.request import Request
 
-from billing.console.places import both_rooms, here
 from billing.invoicing import exports
 from billing.invoicing.api import (
     READ,
@@ -49,6 +48,7 @@ from billing.rating.money import minor_text
 from tenants.console import ConsoleRequest, add_refusal, page_of, platform_room, tenant_room, uuid_or_none
 from tenants.errors import ApiError
 from tenants.models import Tenant
+from tenants.places import both_rooms, here
 
 CALLS_SHOWN: Final = 200
 MAX_AT_ONCE: Final = 200

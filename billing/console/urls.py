@@ -3,7 +3,7 @@
 from django.urls import URLPattern, path
 
 from billing.console import alerts, books, budgets, home, invoices, margin, parties, plans, wallets
-from billing.console.places import both
+from tenants.places import both
 
 _BILLING = "t/<slug:tenant_slug>/billing"
 _WALLET = f"{_BILLING}/wallet"

@@ -14,10 +14,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import get_language
 
-from billing.console import places
 from billing.rating.money import minor_text, plain_text
 from gateway.templatetags.console import percent
 from gateway.templatetags.money import money
+from tenants import places
 
 register = template.Library()
 
