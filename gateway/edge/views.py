@@ -118,6 +118,13 @@ class Embeddings(PostView):
     pass
 
 
+@declare("One model this key may use")
+class Model(GetView):
+    @extend_schema(operation_id="v1_model_retrieve")
+    async def get(self, request: HttpRequest, **kwargs: Any) -> None:
+        """Declared for the schema; `dispatch` answers."""
+
+
 @declare("The models this key may use")
 class Models(GetView):
     pass
@@ -228,7 +235,7 @@ urlpatterns = [
     path("messages", Messages.as_view()),
     path("responses", Responses.as_view()),
     path("models", Models.as_view()),
-    path("models/<path:model>", Models.as_view()),
+    path("models/<path:model>", Model.as_view()),
     path("feedback", GiveFeedback.as_view()),
     path("generations/<uuid:request_id>", Generation.as_view()),
     path("<path:anything>", Unknown.as_view()),
