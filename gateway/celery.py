@@ -32,6 +32,8 @@ SCHEDULE = (
     (60, 60, "gateway.tasks.note_key_use"),
     (300, 300, "tenants.tasks.rewrap_data_keys"),
     (300, 300, "tenants.tasks.reseal_values"),
+    (300, 300, "tenants.tasks.rewrap_data_keys"),
+    (300, 300, "tenants.tasks.reseal_values"),
     (300, 300, "billing.tasks.close_periods"),
     (300, 300, "billing.tasks.remind_of_invoices"),
     (3600, 600, "tenants.tasks.prune_idempotency"),

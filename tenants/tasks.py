@@ -1,12 +1,14 @@
 """Celery entrances of the tenants floor. Running one twice does no harm."""
 
 import random
+import time
+from collections.abc import Iterable
 from uuid import UUID
 
 from celery import shared_task
 from django.utils import timezone
 
-from tenants import idempotency
+from tenants import encryption, idempotency, resealing
 from tenants.trail import retention as trail_retention
 from tenants.trail import sinks
 
@@ -15,6 +17,34 @@ from tenants.trail import sinks
 def prune_idempotency() -> int:
     """Hourly: forget the answers kept for Idempotency-Keys beyond 24 hours; returns how many."""
     return idempotency.prune(now=timezone.now())
+
+
+# ------------------------------------------------------------------ keys of keys
+
+_ROTATION_BUDGET_S = 120.0
+
+
+@shared_task
+def rewrap_data_keys() -> int:
+    """Every few minutes: data keys under an older master key to the newest; returns how many moved."""
+    return _within_budget(step.count for step in encryption.rewrap_data_keys())
+
+
+@shared_task
+def reseal_values() -> int:
+    """Every few minutes: values under retired data keys to the current ones; returns how many moved."""
+    return _within_budget(resealing.reseal(now=timezone.now()))
+
+
+def _within_budget(steps: Iterable[int]) -> int:
+    """Take steps until the time is over: the next run goes on from there."""
+    ends_s = time.monotonic() + _ROTATION_BUDGET_S
+    total = 0
+    for count in steps:
+        total += count
+        if time.monotonic() >= ends_s:
+            break
+    return total
 
 
 # ------------------------------------------------------------------ the audit trail

@@ -39,6 +39,7 @@ class ApiKey(Stamped):
     max_concurrent = models.PositiveIntegerField(null=True, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+    leaked_at = models.DateTimeField(null=True, blank=True, help_text="When somebody said it had leaked.")
     replaced_by = models.OneToOneField(
         "self", on_delete=models.PROTECT, null=True, blank=True, related_name="replaces"
     )
@@ -56,20 +57,33 @@ class ApiKey(Stamped):
 
 
 class DataKey(Stamped):
-    """A tenant's data key (AES-256), wrapped by a master key. `tenant` empty: the operator's own."""
+    """A tenant's data key (AES-256), wrapped by a master key. `tenant` empty: the operator's own.
 
-    tenant = models.OneToOneField(
-        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="data_key"
+    An owner has one that is current and may have older ones, which open what was sealed before a rotation.
+    `resealed_at` is when nothing was left under it. Rows stay: backups may hold values sealed under them.
+    """
+
+    tenant = models.ForeignKey(
+        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="data_keys"
     )
+    version = models.PositiveIntegerField(default=1)
     wrapped = models.BinaryField()
     master_key_id = models.CharField(max_length=32, db_index=True)
+    retired_at = models.DateTimeField(null=True, blank=True)
+    resealed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         constraints = (
             models.UniqueConstraint(
-                models.Value(1), condition=models.Q(tenant__isnull=True), name="one_operator_data_key"
+                fields=("tenant", "version"), name="data_key_version_once", nulls_distinct=False
+            ),
+            models.UniqueConstraint(
+                fields=("tenant",),
+                condition=models.Q(retired_at__isnull=True),
+                name="one_current_data_key",
+                nulls_distinct=False,
             ),
         )
 
     def __str__(self) -> str:
-        return f"data key of {self.tenant or 'operator'} under {self.master_key_id}"
+        return f"data key {self.version} of {self.tenant or 'operator'} under {self.master_key_id}"
