@@ -10,14 +10,18 @@ import gateway.console_urls
 import routing.urls
 import tenants.urls
 from gateway import api, closing, health
+from gateway.content import api as content_api
 from gateway.edge import views as edge
 from gateway.experiments import api as experiments_api
+from gateway.logs import api as logs_api
 from gateway.privacy import api as privacy_api
 
 control_plane = [
     *api.urlpatterns,
     *experiments_api.urlpatterns,
     *privacy_api.urlpatterns,
+    *content_api.urlpatterns,
+    *logs_api.urlpatterns,
     *tenants.urls.urlpatterns,
     *routing.urls.urlpatterns,
     *billing.urls.urlpatterns,

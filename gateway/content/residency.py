@@ -1,4 +1,4 @@
-"""Where a tenant's data went, from the ledger: every attempt by region, provider and policy version, and each exception.
+"""Where a tenant's data went, from the ledger: attempts by region, provider and policy version, and each exception.
 
 An attempt sends data, so attempts are counted, shadows and evaluations among them; tokens are net of corrections.
 What was allowed is what the row recorded when the call began, not what the tenant's policy says today.
@@ -34,7 +34,7 @@ _FLOWS: Final = f"""
     SELECT region, provider, policy, tenant_regions,
         CASE WHEN kind IN ('shadow', 'eval') THEN kind ELSE 'usage' END AS purpose,
         count(DISTINCT request_id) FILTER (WHERE kind = ANY(%(sent)s)),
-        count(*) FILTER (WHERE kind = ANY(%(sent)s)), coalesce(sum({_TOKENS}), 0)
+        count(*) FILTER (WHERE kind = ANY(%(sent)s)), coalesce(sum({_TOKENS}), 0)::bigint
     FROM {LEDGER} WHERE {_WINDOW} AND kind = ANY(%(corrected)s)
     GROUP BY region, provider, policy, tenant_regions, purpose
     ORDER BY region, provider, policy, tenant_regions NULLS FIRST, purpose DESC
@@ -107,10 +107,6 @@ class Report:
         return sum(flow.attempts for flow in self.flows)
 
     @property
-    def calls(self) -> int:
-        return sum(flow.calls for flow in self.flows)
-
-    @property
     def tokens(self) -> int:
         return sum(flow.tokens for flow in self.flows)
 
@@ -135,7 +131,7 @@ def report(*, tenant: Tenant, start: datetime, end: datetime, now: datetime, kep
         raise ApiError("invalid_request", "The period must end after its start.", param="to")
     if end - start > MAX_SPAN:
         raise ApiError("invalid_request", f"A period is at most {MAX_SPAN.days} days.", param="from")
-    values = {
+    values: dict[str, Any] = {
         "tenant": tenant.id,
         "start": start,
         "end": end,
@@ -145,7 +141,7 @@ def report(*, tenant: Tenant, start: datetime, end: datetime, now: datetime, kep
     }
     with connection.cursor() as cursor:
         cursor.execute(_FLOWS, values)
-        flows = [Flow(*row[:7], tokens=int(row[7])) for row in cursor.fetchall()]
+        flows = [Flow(*row) for row in cursor.fetchall()]
         cursor.execute(_EXCEPTIONS, values)
         strays = [Stray(*row) for row in cursor.fetchall()]
     return Report(

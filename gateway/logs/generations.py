@@ -1,11 +1,13 @@
 """`GET /v1/generations/{id}`: what was served for one request id, from the request log."""
 
+from typing import Any
 from uuid import UUID
 
 import orjson
 
 from billing.rating.money import amount_text
 from gateway.logs.search import find
+from gateway.models import RequestLog
 
 PRIVATE = ("cost_pico", "cost_components")
 
@@ -15,10 +17,13 @@ def generation_of(request_id: UUID, tenant_id: UUID, *, sees_cost: bool) -> byte
     row = find(request_id, tenant_ids=frozenset((tenant_id,)))
     if row is None:
         return None
-    document = {
-        "id": str(row.request_id),
-        "object": "generation",
-        "created": int(row.occurred_at.timestamp()),
+    head = {"id": str(row.request_id), "object": "generation", "created": int(row.occurred_at.timestamp())}
+    return orjson.dumps(head | summary_of(row, sees_cost=sees_cost) | story_of(row))
+
+
+def summary_of(row: RequestLog, *, sees_cost: bool) -> dict[str, Any]:
+    """The call in figures, as clients get it."""
+    document: dict[str, Any] = {
         "operation": row.operation,
         "request_model": row.request_model,
         "model": row.model,
@@ -32,7 +37,6 @@ def generation_of(request_id: UUID, tenant_id: UUID, *, sees_cost: bool) -> byte
         "is_stream": row.is_stream,
         "feature": row.feature,
         "end_user": row.end_user,
-        "tags": row.tags,
         "input_tokens": row.input_tokens,
         "output_tokens": row.output_tokens,
         "usage_source": row.usage_source,
@@ -40,16 +44,23 @@ def generation_of(request_id: UUID, tenant_id: UUID, *, sees_cost: bool) -> byte
         "currency": row.price_currency,
         "latency_ms": row.latency_ms,
         "time_to_first_chunk_ms": row.first_byte_ms,
+    }
+    if sees_cost:
+        document["cost"] = _text(row.cost_pico)
+        document["cost_currency"] = row.cost_currency
+    return document
+
+
+def story_of(row: RequestLog) -> dict[str, Any]:
+    """Where the call went, attempt by attempt, and why."""
+    return {
+        "tags": row.tags,
         "attempts": [
             {name: value for name, value in attempt.items() if name not in PRIVATE}
             for attempt in row.attempts
         ],
         "route": row.route,
     }
-    if sees_cost:
-        document["cost"] = _text(row.cost_pico)
-        document["cost_currency"] = row.cost_currency
-    return orjson.dumps(document)
 
 
 def _text(pico: int | None) -> str | None:
