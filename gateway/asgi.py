@@ -1,10 +1,11 @@
 """One ASGI application with two doors: the data plane's own for /v1, Django's for everything else."""
 
+import asyncio
 import gc
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from types import FrameType
 from typing import Any, cast
@@ -17,7 +18,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 django_application = get_asgi_application()
 
-from gateway.edge.door import Receive, Scope, Send, door  # noqa: E402 - needs Django's apps
+from gateway.edge.door import BODY_PAUSE_S, Receive, Scope, Send, door  # noqa: E402 - needs Django's apps
 from gateway.state import process as state  # noqa: E402
 from gateway.state.process import Process  # noqa: E402
 
@@ -36,7 +37,32 @@ async def two_doors(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http" and path.startswith(HOT) and not path.startswith(COLD):
         await door(scope, receive, send, state.current())
         return
+    if scope["type"] == "http":
+        receive = bounded(receive, settings.TOLLHOUSE_MAX_BODY_BYTES)
     await django_application(scope, receive, send)  # type: ignore[arg-type]
+
+
+def bounded(receive: Receive, limit: int) -> Receive:
+    """Django's door keeps a body on disk before a view can judge it: end what grows beyond every view's limit,
+    and what stops arriving, as if the client had gone.
+    """
+    size = 0
+    is_whole = False
+
+    async def receive_bounded() -> MutableMapping[str, Any]:
+        nonlocal size, is_whole
+        if is_whole:
+            return await receive()
+        try:
+            async with asyncio.timeout(BODY_PAUSE_S):
+                message = await receive()
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+        size += len(message.get("body", b""))
+        is_whole = not message.get("more_body", False)
+        return {"type": "http.disconnect"} if size > limit else message
+
+    return receive_bounded
 
 
 application: Any = (

@@ -160,12 +160,13 @@ class StrictJSONParser(BaseParser):
             raise ApiError("invalid_request", f"The body is not valid JSON: {error}.") from error
         if not isinstance(body, dict):
             raise ApiError("invalid_request", "The body must be a JSON object.")
-        if _is_deeper_than(body, MAX_JSON_DEPTH):
+        if is_deeper_than(body, MAX_JSON_DEPTH):
             raise ApiError("invalid_request", f"The body is nested more than {MAX_JSON_DEPTH} levels deep.")
         return body
 
 
-def _is_deeper_than(value: object, levels: int) -> bool:
+def is_deeper_than(value: object, levels: int) -> bool:
+    """Whether objects and arrays nest more than `levels` deep. Never recurses."""
     layer: list[object] = [value]
     for _ in range(levels):
         layer = [

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from gateway.edge import models, openai
-from gateway.edge.headers import answer_headers, end_user_of, feature_of, tags_of, timeout_of
+from gateway.edge.headers import answer_headers, end_user_of, feature_of, is_whole_number, tags_of, timeout_of
 from gateway.edge.speech import spoken
 from gateway.edge.surfaces.paths import Address, address_of
 from gateway.edge.surfaces.types import EVENTS
@@ -43,6 +43,8 @@ PATHS = {
     "/v1/completions": Operation.COMPLETIONS,
     "/v1/embeddings": Operation.EMBEDDINGS,
 }
+BODY_PAUSE_S = 30.0
+"""How long a client may pause while it sends its body."""
 WATCH_AFTER_S = 0.05
 """A client is watched for leaving only once a call has taken this long: most are answered before."""
 
@@ -247,7 +249,9 @@ def refuse(
 
 
 async def read(scope: Scope, receive: Receive, limit: int) -> Request:
-    """The whole request. Raises ApiError payload_too_large before reading more than `limit` bytes."""
+    """The whole request. Raises ApiError: payload_too_large before reading more than `limit` bytes,
+    invalid_request when the client stops sending for BODY_PAUSE_S.
+    """
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     check_head(headers, limit)
     message = await receive()
@@ -255,7 +259,13 @@ async def read(scope: Scope, receive: Receive, limit: int) -> Request:
     if message.get("more_body"):
         parts, size = [body], len(body)
         while message.get("more_body"):
-            message = await receive()
+            try:
+                async with asyncio.timeout(BODY_PAUSE_S):
+                    message = await receive()
+            except TimeoutError:
+                raise ApiError(
+                    "invalid_request", f"No more of the body came for {BODY_PAUSE_S:g} s."
+                ) from None
             if message["type"] == "http.disconnect":
                 raise asyncio.CancelledError
             parts.append(message.get("body", b""))
@@ -273,7 +283,7 @@ def check_head(headers: dict[str, str], limit: int) -> None:
     if headers.get("content-encoding", "identity") != "identity":
         raise ApiError("unsupported_media_type", "Compressed bodies are not accepted.")
     declared = headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if is_whole_number(declared) and int(declared) > limit:
         raise ApiError("payload_too_large", f"The body exceeds {limit} bytes.")
 
 

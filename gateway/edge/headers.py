@@ -55,11 +55,16 @@ def tags_of(headers: dict[str, str]) -> dict[str, str]:
     return tags
 
 
+def is_whole_number(text: str) -> bool:
+    """Digits that int() takes, and few enough of them: header text may hold ², which isdigit() takes too."""
+    return text.isascii() and text.isdecimal() and len(text) <= 18
+
+
 def timeout_of(headers: dict[str, str], limit_s: float) -> float:
     text = headers.get("x-tollhouse-timeout-ms")
     if text is None:
         return limit_s
-    if not text.isdigit() or not 1 <= int(text) <= limit_s * 1000:
+    if not is_whole_number(text) or not 1 <= int(text) <= limit_s * 1000:
         raise ApiError(
             "invalid_request",
             f"The timeout is a whole number of milliseconds up to {limit_s * 1000:.0f}.",

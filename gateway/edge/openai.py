@@ -13,7 +13,10 @@ import orjson
 from routing.policies.preferences import Preferences, read_preferences
 from routing.types import Json, Operation
 from tenants.errors import ApiError
+from tenants.wire import is_deeper_than
 
+MAX_JSON_DEPTH = 64
+"""Tools' schemas and their arguments nest; nothing that a person means nests deeper."""
 IMAGE_TOKENS_BOUND = 2_000
 """Allowance for one image among input bytes; its true count depends on the model and the picture."""
 
@@ -26,6 +29,9 @@ def parse_body(raw: bytes) -> Json:
         raise ApiError("invalid_request", f"The body is not valid JSON: {error}") from None
     if not isinstance(body, dict):
         raise ApiError("invalid_request", "The body must be a JSON object.")
+    # Counting brackets is quick and bounds the depth from above: few bodies need the walk.
+    if raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH and is_deeper_than(body, MAX_JSON_DEPTH):
+        raise ApiError("invalid_request", f"The body is nested more than {MAX_JSON_DEPTH} levels deep.")
     return body
 
 

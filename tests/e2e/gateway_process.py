@@ -51,7 +51,7 @@ def running(data: Path, *options: str) -> Iterator[Gateway]:
         "TOLLHOUSE_DATA": str(data),
     }
     argv = [
-        "uvicorn",
+        "gateway.server",
         "gateway.asgi:application",
         "--port",
         str(port),

@@ -85,8 +85,16 @@ def serving(demo: dict[str, Any], data: Path, **changed: Any) -> Iterator[Plane]
     from django.db import connection
     from django.test import override_settings
 
+    from gateway.server import BoundedProtocol
+
     config = uvicorn.Config(
-        two_doors, port=0, lifespan="on", log_config=None, access_log=False, loop="uvloop"
+        two_doors,
+        port=0,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        loop="uvloop",
+        http=BoundedProtocol,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="gateway")

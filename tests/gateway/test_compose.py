@@ -74,6 +74,8 @@ def test_web_worker_and_beat_run_as_under_make_up(compose: Mapping[str, Any], tm
     for name, command in product_commands(options).items():
         ours = ["/data/beat-schedule" if word.startswith(str(tmp_path)) else word for word in command]
         theirs = words(compose["services"][name]["command"])
+        if theirs[:2] == ["python", "-m"]:  # `make up` runs every command so
+            theirs = theirs[2:]
         assert [re.sub(r"\$\{\w+:-(\w+)\}", r"\1", word) for word in theirs] == ours
 
 
