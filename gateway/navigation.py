@@ -65,6 +65,8 @@ PLATFORM = (
     Entry(label="Health", scope="providers:read", url_name="health_list", icon="activity"),
     Entry(label="Models", scope="models:read", url_name="model_list", icon="boxes"),
     Entry(label="Kill switches", scope="providers:read", url_name="kill_switch_list", icon="ban"),
+    Entry(label="Audit", scope="audit:read", url_name="audit_list", icon="history"),
+    Entry(label="Approvals", scope="approvals:read", url_name="proposal_list", icon="stamp"),
 )
 TENANT = (
     Entry(label="Overview", scope="usage:read", url_name="tenant_home", icon="layout-dashboard"),
@@ -74,6 +76,8 @@ TENANT = (
     Entry(label="Budgets", scope="budgets:read", url_name="tenant_budget_list", icon="gauge"),
     Entry(label="Billing", scope="invoices:read", url_name="tenant_invoice_list", icon="receipt-text"),
     Entry(label="Members", scope="members:read", url_name="member_list", icon="users"),
+    Entry(label="Audit", scope="audit:read", url_name="tenant_audit_list", icon="history"),
+    Entry(label="Approvals", scope="approvals:read", url_name="tenant_proposal_list", icon="stamp"),
     Entry(label="Settings", scope="tenants:read", url_name="tenant_settings", icon="settings"),
 )
 

@@ -4,6 +4,8 @@ A view without one of the `*_room` decorators is no part of the console, and a t
 the principal holds the declared scope; what a stranger may not see does not exist for them (404).
 """
 
+import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -12,10 +14,11 @@ from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django import forms
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.db import models
+from django.db import connection, models, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.shortcuts import redirect
 from django.utils import timezone
@@ -30,6 +33,10 @@ from tenants.principal import Principal
 
 SAFE_METHODS = ("GET", "HEAD")
 PAGE_SIZE = 50
+_WRITES = ("INSERT", "UPDATE", "DELETE")
+_UNHEARD = re.compile(r'"(django_session|tenants_configversion)"')  # not by themselves a change of anything
+
+logger = logging.getLogger(__name__)
 
 
 class ConsoleRequest(HttpRequest):
@@ -42,11 +49,15 @@ class ConsoleRequest(HttpRequest):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a view declared: the scope to look (None: only acts), to act (None: only shows), and where."""
+    """What a view declared: the scope to look (None: only acts), to act (None: only shows), and where.
+
+    Whatever a view writes must leave an audit event, unless it is declared unaudited: with a reason beside it.
+    """
 
     read: str | None
     write: str | None
     place: Literal["tenant", "platform", "signed_in"]
+    is_unaudited: bool = False
 
 
 class ConsoleView(Protocol):
@@ -62,17 +73,17 @@ type TenantView[**P] = Callable[Concatenate[ConsoleRequest, Tenant, P], HttpResp
 
 
 def platform_room[**P](
-    read: str | None = None, *, write: str | None = None
+    read: str | None = None, *, write: str | None = None, is_unaudited: bool = False
 ) -> Callable[[PlatformView[P]], ConsoleView]:
     """A page of the operator's: needs the scope on the platform. Without `read` it takes POST alone."""
-    return _room(Access(read=read, write=write, place="platform"))
+    return _room(Access(read=read, write=write, place="platform", is_unaudited=is_unaudited))
 
 
 def tenant_room[**P](
-    read: str | None = None, *, write: str | None = None
+    read: str | None = None, *, write: str | None = None, is_unaudited: bool = False
 ) -> Callable[[TenantView[P]], ConsoleView]:
     """A page inside one tenant, which the path names by `tenant_slug`; the view gets the Tenant."""
-    return _room(Access(read=read, write=write, place="tenant"))
+    return _room(Access(read=read, write=write, place="tenant", is_unaudited=is_unaudited))
 
 
 def signed_in_room[**P](view: PlatformView[P]) -> ConsoleView:
@@ -115,9 +126,17 @@ def _room(access: Access) -> Callable[[Callable[..., HttpResponse]], ConsoleView
                 timezone.override(zone_of(guest.user)),
                 audit.origin(
                     ip=audit.client_ip(guest), request_id=str(uuid7()), reason=audit.reason_typed(guest)
-                ),
+                ) as origin,
+                connection.execute_wrapper(writes := _Writes()),
             ):
                 response = _answer(view, guest, args, kwargs)
+            if (
+                writes.stayed()
+                and not origin.events
+                and not access.is_unaudited
+                and response.status_code < 400
+            ):
+                _tell_of_silent_write(guest.path)
             add_never_cache_headers(response)
             return response
 
@@ -126,6 +145,35 @@ def _room(access: Access) -> Callable[[Callable[..., HttpResponse]], ConsoleView
         return entered
 
     return decorate
+
+
+class _Writes:
+    """Notices statements that write rows, and whether they stayed: a verb may have been refused half way."""
+
+    def __init__(self) -> None:
+        self._is_committed = False
+
+    def __call__(
+        self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Mapping[str, Any]
+    ) -> Any:
+        if isinstance(sql, str) and sql.lstrip()[:6].upper() in _WRITES and not _UNHEARD.search(sql):
+            transaction.on_commit(self._commit)
+        return execute(sql, params, many, context)
+
+    def _commit(self) -> None:
+        self._is_committed = True
+
+    def stayed(self) -> bool:
+        """Also inside a transaction that goes on: what was rolled back is no longer on Django's list."""
+        return self._is_committed or any(entry[1] == self._commit for entry in connection.run_on_commit)
+
+
+def _tell_of_silent_write(path: str) -> None:
+    """Raises RuntimeError where TOLLHOUSE_AUDIT_STRICT is on; the rows are written by then, so elsewhere it logs."""
+    message = f"{path} wrote without an audit event"
+    if settings.TOLLHOUSE_AUDIT_STRICT:
+        raise RuntimeError(message)
+    logger.error(message)
 
 
 def _answer(

@@ -3,8 +3,10 @@
 from django.urls import URLPattern, URLResolver, include, path
 from rest_framework.routers import SimpleRouter
 
-from tenants import api, approval_api, views
+from tenants import api, approval_api, approval_views, views
+from tenants.places import both
 from tenants.trail import api as audit_api
+from tenants.trail import views as audit
 
 _top = SimpleRouter(use_regex_path=False)
 _top.register("tenants", api.TenantResource, basename="tenant")
@@ -33,4 +35,17 @@ console_urlpatterns: list[URLPattern | URLResolver] = [
     path("t/<slug:tenant_slug>/members/", views.member_list, name="member_list"),
     path("t/<slug:tenant_slug>/members/<uuid:member_id>/role/", views.member_role, name="member_role"),
     path("t/<slug:tenant_slug>/members/<uuid:member_id>/remove/", views.member_remove, name="member_remove"),
+    *both("audit/", audit.audit_list, "audit_list"),
+    *both("audit/events/<uuid:event_id>/", audit.audit_event, "audit_event"),
+    *both("audit/export/", audit.audit_export, "audit_export"),
+    *both("audit/verify/", audit.audit_verify, "audit_verify"),
+    *both("audit/sinks/", audit.audit_sink_list, "audit_sink_list"),
+    *both("audit/sinks/new/", audit.audit_sink_create, "audit_sink_create"),
+    *both("audit/sinks/<uuid:sink_id>/", audit.audit_sink_edit, "audit_sink_edit"),
+    *both("audit/sinks/<uuid:sink_id>/test/", audit.audit_sink_test, "audit_sink_test"),
+    *both("audit/sinks/<uuid:sink_id>/rotate/", audit.audit_sink_rotate, "audit_sink_rotate"),
+    *both("audit/sinks/<uuid:sink_id>/remove/", audit.audit_sink_remove, "audit_sink_remove"),
+    *both("approvals/", approval_views.proposal_list, "proposal_list"),
+    *both("approvals/<uuid:proposal_id>/", approval_views.proposal_detail, "proposal_detail"),
+    *both("approvals/<uuid:proposal_id>/decide/", approval_views.proposal_decide, "proposal_decide"),
 ]

@@ -24,10 +24,10 @@ from routing.experiments.models import Rollout
 from routing.health.models import HealthSample, Incident
 from routing.models import CostRate, Endpoint, Model, Provider, RoutingPolicy, RoutingPolicyVersion
 from routing.policies import bindings, wordings
-from tenants import keys
+from tenants import approvals, keys
 from tenants.ids import instant_of, uuid7
-from tenants.models import ApiKey, Membership, Tenant, User
-from tenants.principal import SYSTEM
+from tenants.models import ApiKey, AuditSink, Membership, Tenant, User
+from tenants.principal import SYSTEM, Principal
 from tests.gateway import console_money
 
 PASSWORD = "correct-horse-battery-staple"
@@ -122,6 +122,7 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
     _routes()
     _policies(acme)
     _health(now)
+    _trail(acme, people["dev"], now)
     production = _key(acme, "Production backend", limit_rpm=600)
     nightly = _key(acme, "Nightly batch", allowed_models=["gpt-4o-mini"])
     foreign = _key(nordlicht, "Redaktion")
@@ -197,6 +198,29 @@ def _experiments(now):
         rollout=rollout, reason=reason, figures=figures, actor=SYSTEM, now=now - timedelta(hours=2)
     )
     Rollout.objects.update(evaluated_at=now, evaluation={"reason": "31 of 100 calls measured", **figures})
+
+
+def _trail(acme, developer, now):
+    """A sink that fails and one that is new; a proposal of the operator's and one of acme's, each with a diff."""
+    for tenant, target in (
+        (None, "https://siem.example.com/tollhouse"),
+        (acme, "https://hooks.example.com/audit"),
+    ):
+        state = {"failures": 3, "last_error": "The receiver answered 503."} if tenant else {}
+        AuditSink.objects.create(
+            tenant=tenant, name="SIEM", kind="webhook", target=target, next_at=now, delivered_at=now, **state
+        )
+    somebody = Principal(kind="user", id=developer.id, label=developer.email)
+    rate = {"openai/gpt-4o/input": "2.50 USD per 1000000, rate 7"}
+    for tenant, kind, operation, before, after in (
+        (None, "prices", "cost_rate.open", rate, {"openai/gpt-4o/input": "2.00 USD per 1000000"}),
+        (acme, "caps", "budget.update", {"limit": "100", "name": "All"}, {"limit": "900", "name": "All"}),
+    ):
+        draft = approvals.Draft(
+            kind=kind, operation=operation, payload={"n": 1}, scope="budgets:write", object_type="budget",
+            object_id="b-1", tenant=tenant, before=before, after=after,
+        )  # fmt: skip
+        approvals.propose(draft=draft, actor=somebody, now=now)
 
 
 def _calls_of_last_month(acme, key, now):

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from gateway.logs import search
 from routing.models import Feature, KillSwitch, PolicyBinding, RoutingPolicy
-from tenants.models import ApiKey, AuditEvent, Membership, Tenant
+from tenants.models import ApiKey, AuditEvent, AuditSink, Membership, Proposal, Tenant
 from tests.gateway import console_world
 
 pytestmark = pytest.mark.django_db
@@ -129,6 +129,32 @@ PAGES = {
         ),
         READS_INVOICES,
     ),
+    **dict.fromkeys(
+        (
+            "audit_list",
+            "audit_event",
+            "audit_export",
+            "audit_verify",
+            "audit_sink_list",
+            "audit_sink_create",
+            "audit_sink_edit",
+        ),
+        NO_CLERK,
+    ),
+    **dict.fromkeys(
+        (
+            "tenant_audit_list",
+            "tenant_audit_event",
+            "tenant_audit_export",
+            "tenant_audit_verify",
+            "tenant_audit_sink_list",
+            "tenant_audit_sink_create",
+            "tenant_audit_sink_edit",
+        ),
+        (200, 403, 200, 403, 403, 404),
+    ),
+    **dict.fromkeys(("proposal_list", "proposal_detail"), PLATFORM),
+    **dict.fromkeys(("tenant_proposal_list", "tenant_proposal_detail"), READS_INVOICES),
     "wallet": TENANT,
     "tenant_list": PLATFORM,
     "tenant_create": (200, 403, 404, 404, 404, 404),
@@ -205,6 +231,13 @@ ACTIONS = {
         (404, None, 404),  # the clerk may
     ),
     **dict.fromkeys(("wallet_grant", "wallet_auto", "wallet_prepaid", "wallet_top_up"), (403, None, 404)),
+    **{
+        f"{place}{name}": (404 if place == "" else 403, 403, 404)
+        for place in ("", "tenant_")
+        for name in ("audit_sink_test", "audit_sink_rotate", "audit_sink_remove")
+    },
+    "proposal_decide": (404, None, 404),  # the clerk may
+    "tenant_proposal_decide": (403, None, 404),
     "kill_switch_restore": (404, 403, 404),
     "breaker_reset": (404, 403, 404),
 }
@@ -249,10 +282,20 @@ def url_of(name, world):
         "experiment": "tone",
         "rollout": "go-careful",
         "switch_id": KillSwitch.objects.get().id,
+        **_trail_ids(world.acme, is_platform=not route.startswith("t/")),
         **_money_ids(world.money, is_platform=not route.startswith("t/"), is_coupon="coupons" in route),
     }
     wanted = re.findall(r"<\w+:(\w+)>", route)
     return reverse(name, kwargs={each: known[each] for each in wanted})
+
+
+def _trail_ids(acme, *, is_platform):
+    tenant = None if is_platform else acme
+    return {
+        "event_id": AuditEvent.objects.filter(tenant=tenant).first().id,
+        "sink_id": AuditSink.objects.get(tenant=tenant).id,
+        "proposal_id": Proposal.objects.get(tenant=tenant).id,
+    }
 
 
 def _money_ids(money, *, is_platform, is_coupon):
@@ -373,6 +416,7 @@ def test_the_menu_shows_what_the_role_may_open(world):
         "Models",
         "Budgets",
         "Billing",
+        "Approvals",
         "Settings",
     ]
 
