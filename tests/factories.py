@@ -6,7 +6,7 @@ from typing import Any
 from rest_framework.test import APIClient
 
 from tenants import keys
-from tenants.models import Membership, Tenant, User
+from tenants.models import CustomRole, Membership, Tenant, User
 from tenants.principal import SYSTEM, Principal
 
 _numbers = itertools.count(1)
@@ -21,8 +21,11 @@ def user(email: str | None = None, *, password: str | None = None, **fields: Any
     return User.objects.create_user(email or f"person-{next(_numbers)}@example.com", password, **fields)
 
 
-def member(of: Tenant, role: str = "owner", *, person: User | None = None) -> Membership:
-    return Membership.objects.create(tenant=of, user=person or user(), role=role)
+def member(of: Tenant, role: str | CustomRole = "owner", *, person: User | None = None) -> Membership:
+    own = role if isinstance(role, CustomRole) else None
+    return Membership.objects.create(
+        tenant=of, user=person or user(), role=own.slug if own else role, custom_role=own
+    )
 
 
 def api_key(

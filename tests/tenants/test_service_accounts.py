@@ -7,7 +7,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from tenants import keys, members, roles, service_accounts, snapshot
+from tenants import keys, roles, service_accounts, snapshot
 from tenants.authentication import principal_of, principal_of_key
 from tenants.errors import ApiError
 from tenants.models import ApiKey, AuditEvent, ServiceAccount
@@ -74,8 +74,7 @@ def test_nobody_opens_or_changes_an_account_that_may_do_more_than_they(acme):
     made = roles.create_role(
         tenant=acme, slug="hr", name="HR", scopes=["members:read", "members:write"], actor=SYSTEM
     )
-    person = members.add_member(tenant=acme, email="hr@example.com", role=made.slug, actor=SYSTEM).user
-    actor, now = principal_of(person), timezone.now()
+    actor, now = principal_of(factories.member(acme, made).user), timezone.now()
     with refused("permission_denied", "role"):
         service_accounts.open_account(tenant=acme, name="x", role="developer", actor=actor)
     above = account(acme)
