@@ -249,8 +249,7 @@ class Guarded(APIView):
     def _propose(self, needed: approvals.ApprovalRequiredError) -> Response:
         """202: nothing has changed, and the proposal waits for another person."""
         proposal = approvals.propose(draft=needed.draft, actor=needed.actor, now=timezone.now())
-        headers = {"X-Tollhouse-Proposal": str(proposal.pk)}
-        return Response({"proposal": approvals.as_json(proposal)}, status=202, headers=headers)
+        return Response({"proposal": approvals.as_json(proposal)}, status=202)
 
     def _without_secrets(self, data: Any) -> Any:
         if isinstance(data, Mapping):

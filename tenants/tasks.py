@@ -8,7 +8,8 @@ from uuid import UUID
 from celery import shared_task
 from django.utils import timezone
 
-from tenants import encryption, idempotency, resealing
+from tenants import approval_mails, approvals, encryption, idempotency, resealing
+from tenants.principal import SYSTEM
 from tenants.trail import retention as trail_retention
 from tenants.trail import sinks
 
@@ -69,3 +70,13 @@ def deliver_audit(*, sink_id: str) -> int:
 def forget_audit() -> int:
     """Daily: events older than their tenant keeps them, a batch of each chain at most; returns how many."""
     return sum(checkpoint.count for checkpoint in trail_retention.prune_due(now=timezone.now()))
+
+
+# ------------------------------------------------------------------ the two-person rule
+
+
+@shared_task
+def tend_proposals() -> int:
+    """Every minute: close proposals that nobody decided in time, tell of new ones; returns how many."""
+    now = timezone.now()
+    return approvals.expire(now=now, actor=SYSTEM) + approval_mails.tell(now=now)

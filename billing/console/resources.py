@@ -62,8 +62,8 @@ def act(
         error = found["error"]
         code = error["code"] if error["code"] in STATUS_OF else "internal_error"
         raise ApiError(code, error["message"], param=error["param"])
-    if proposal := response.headers.get("X-Tollhouse-Proposal"):
-        raise ProposedError(UUID(proposal))
+    if response.status_code == 202 and "proposal" in found:
+        raise ProposedError(UUID(found["proposal"]["id"]))
     return found
 
 

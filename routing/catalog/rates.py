@@ -95,7 +95,7 @@ def apply(*, rates: Sequence[NewRate], digest: str, actor: Principal) -> RateDif
             )
         moved = [change for change in diff.changes if change.action != "unchanged"]
         if moved:
-            payload = {"rates": [_as_json(rate) for rate in rates], "digest": digest}
+            payload = {"rates": [_as_json(rate) for rate in rates], "reviewed": digest}
             _gate("apply", moved, payload, digest, actor)
         _apply(moved, actor)
     return diff
@@ -161,7 +161,7 @@ def _open_approved(payload: Mapping[str, Any], actor: Principal) -> None:
 
 @approvals.executor("cost_rate.apply")
 def _apply_approved(payload: Mapping[str, Any], actor: Principal) -> None:
-    apply(rates=[_rate_of(each) for each in payload["rates"]], digest=payload["digest"], actor=actor)
+    apply(rates=[_rate_of(each) for each in payload["rates"]], digest=payload["reviewed"], actor=actor)
 
 
 # ------------------------------------------------------------------ planning and applying
