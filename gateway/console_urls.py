@@ -3,15 +3,22 @@
 from django.urls import URLPattern, path
 
 from gateway import policy_views, views
+from gateway.content import console_urls as content
 from gateway.experiments import views as experiments
 from gateway.replay import views as replays
 
 urlpatterns: list[URLPattern] = [
+    *content.urlpatterns,
     path("", views.home, name="home"),
     path("platform/", views.platform_home, name="platform_home"),
     path("platform/live/", views.platform_live, name="platform_live"),
     path("platform/requests/", views.platform_requests, name="platform_requests"),
     path("platform/requests/<uuid:request_id>/", views.platform_request, name="platform_request"),
+    path(
+        "platform/requests/<uuid:request_id>/content/",
+        views.platform_request_content,
+        name="platform_request_content",
+    ),
     path("platform/replays/", replays.replay_list, name="replay_list"),
     path("platform/replays/new/", replays.replay_create, name="replay_create"),
     path("platform/replays/<uuid:replay_id>/", replays.replay_detail, name="replay_detail"),
@@ -61,6 +68,11 @@ urlpatterns: list[URLPattern] = [
     path("t/<slug:tenant_slug>/first-call/", views.tenant_first_call, name="tenant_first_call"),
     path("t/<slug:tenant_slug>/requests/", views.tenant_requests, name="tenant_requests"),
     path("t/<slug:tenant_slug>/requests/<uuid:request_id>/", views.tenant_request, name="tenant_request"),
+    path(
+        "t/<slug:tenant_slug>/requests/<uuid:request_id>/content/",
+        views.tenant_request_content,
+        name="tenant_request_content",
+    ),
     path("t/<slug:tenant_slug>/models/", views.tenant_models, name="tenant_models"),
     path("t/<slug:tenant_slug>/settings/", views.tenant_settings, name="tenant_settings"),
     path("t/<slug:tenant_slug>/settings/plan/", views.tenant_plan, name="tenant_plan"),

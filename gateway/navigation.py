@@ -64,6 +64,7 @@ PLATFORM = (
     Entry(label="Providers", scope="providers:read", url_name="provider_list", icon="plug"),
     Entry(label="Health", scope="providers:read", url_name="health_list", icon="activity"),
     Entry(label="Models", scope="models:read", url_name="model_list", icon="boxes"),
+    Entry(label="Deletions", scope="retention:read", url_name="certificate_list", icon="trash-2"),
     Entry(label="Kill switches", scope="providers:read", url_name="kill_switch_list", icon="ban"),
     Entry(label="Audit", scope="audit:read", url_name="audit_list", icon="history"),
     Entry(label="Approvals", scope="approvals:read", url_name="proposal_list", icon="stamp"),

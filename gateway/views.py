@@ -22,10 +22,11 @@ from billing import subscriptions
 from billing.models import Plan
 from gateway import dashboards
 from gateway.catalogue import priced_models
+from gateway.content import read
 from gateway.logs import search as logs
 from gateway.models import RequestLog
 from gateway.navigation import frame_of, theme_of
-from tenants import lifecycle
+from tenants import audit, lifecycle
 from tenants.console import (
     ConsoleRequest,
     add_refusal,
@@ -262,7 +263,49 @@ def tenant_request(request: ConsoleRequest, tenant: Tenant, request_id: UUID) ->
     return _request(request, tenant, request_id)
 
 
-def _request(request: ConsoleRequest, tenant: Tenant | None, request_id: UUID) -> HttpResponse:
+@platform_room(write=read.SCOPE)
+def platform_request_content(request: ConsoleRequest, request_id: UUID) -> HttpResponse:
+    """What a call said, for the operator's staff who say why they look."""
+    return _content(request, None, request_id)
+
+
+@tenant_room(write=read.SCOPE)
+def tenant_request_content(request: ConsoleRequest, tenant: Tenant, request_id: UUID) -> HttpResponse:
+    """What a call of this tenant said."""
+    return _content(request, tenant, request_id)
+
+
+def _content(request: ConsoleRequest, tenant: Tenant | None, request_id: UUID) -> HttpResponse:
+    log = logs.find(request_id, tenant_ids=frozenset((tenant.id,)) if tenant else None)
+    if log is None:
+        raise Http404
+    try:
+        content = read.read(
+            request_id=request_id,
+            tenant=log.tenant,
+            principal=request.principal,
+            reason=audit.reason_typed(request),
+        )
+    except ApiError as error:
+        messages.error(request, error.message)
+        content = None
+    else:
+        if content is None:
+            messages.error(request, "What this call said is not kept any more.")
+    if content is None:
+        return redirect(
+            "tenant_request" if tenant else "platform_request", *([tenant.slug] if tenant else []), request_id
+        )
+    return _request(request, tenant, request_id, content=content)
+
+
+def _request(
+    request: ConsoleRequest,
+    tenant: Tenant | None,
+    request_id: UUID,
+    *,
+    content: read.Content | None = None,
+) -> HttpResponse:
     log = logs.find(request_id, tenant_ids=frozenset((tenant.id,)) if tenant else None)
     if log is None:
         raise Http404
@@ -279,6 +322,13 @@ def _request(request: ConsoleRequest, tenant: Tenant | None, request_id: UUID) -
         "dropped": log.route.get("dropped", ()),
         "strategy": log.route.get("strategy", ""),
         "headers": logs.headers_of(log),
+        "content": content,
+        "is_kept": content is not None or read.is_kept(request_id, tenant=log.tenant),
+        "may_read_content": request.principal.can(read.SCOPE, log.tenant_id),
+        "needs_reason": log.tenant_id not in request.principal.tenant_scopes,
+        "content_url": reverse("tenant_request_content", args=(tenant.slug, request_id))
+        if tenant
+        else reverse("platform_request_content", args=(request_id,)),
         "list_url": reverse("tenant_requests", args=(tenant.slug,))
         if tenant
         else reverse("platform_requests"),

@@ -283,7 +283,7 @@ class StraySerializer(serializers.Serializer[Any]):
     provider = serializers.CharField()
     model = serializers.CharField()
     policy = serializers.CharField()
-    allowed_regions = serializers.CharField(source="tenant_regions")
+    allowed_regions = serializers.CharField()
 
 
 class ResidencySerializer(serializers.Serializer[Any]):

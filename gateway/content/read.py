@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db import transaction
 
 from gateway.content.day_keys import key_of
-from gateway.content.models import StoredContent
+from gateway.content.models import ContentDayKey, StoredContent
 from gateway.content.seal import Texts, opened
 from tenants import audit
 from tenants.errors import ApiError
@@ -32,7 +32,10 @@ class Content:
 def is_kept(request_id: UUID, *, tenant: Tenant) -> bool:
     """Whether there is content of this call that could be read. Reads none."""
     row = _row(request_id, tenant)
-    return row is not None and key_of(row.day_key_id) is not None
+    return (
+        row is not None
+        and ContentDayKey.objects.filter(pk=row.day_key_id, destroyed_at__isnull=True).exists()
+    )
 
 
 def read(*, request_id: UUID, tenant: Tenant, principal: Principal, reason: str) -> Content | None:

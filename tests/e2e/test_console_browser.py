@@ -53,7 +53,7 @@ FILES = {
         "credit_note_pdf",
         "credit_note_xml",
     )
-} | {"margin_csv", "account_statement_csv"}
+} | {"margin_csv", "account_statement_csv", "tenant_certificate_export", "residency_csv"}
 OPERATOR_PAGES = {
     "platform-home": "/platform/",
     "platform-requests": "/platform/requests/",
@@ -76,6 +76,7 @@ OPERATOR_PAGES = {
     "rollouts": "/platform/experiments/rollouts/",
     "rollout-new": "/platform/experiments/rollouts/new/",
     "rollout": "/platform/experiments/rollouts/go-careful/",
+    "certificates": "/platform/certificates/?verify=1",
     "kill-switches": "/platform/kill-switches/?kind=provider&target=openai",
     "budgets": "/platform/budgets/",
     "budget-new": "/platform/budgets/new/",
@@ -142,6 +143,12 @@ OWNER_PAGES = {
     "keys-empty": "/t/fresh-foods/keys/",
     "key-new": "/t/acme/keys/new/",
     "key": "/t/acme/keys/{key_id}/",
+    "data": "/t/acme/settings/data/",
+    "data-empty": "/t/fresh-foods/settings/data/",
+    "tenant-certificates": "/t/acme/settings/data/certificates/?verify=1",
+    "tenant-certificates-empty": "/t/fresh-foods/settings/data/certificates/",
+    "residency": "/t/acme/settings/data/residency/",
+    "residency-empty": "/t/fresh-foods/settings/data/residency/",
     "tenant-budgets": "/t/acme/budgets/",
     "tenant-budgets-empty": "/t/fresh-foods/budgets/",
     "tenant-budget-new": "/t/acme/budgets/new/",

@@ -28,7 +28,7 @@ from tenants import approvals, keys
 from tenants.ids import instant_of, uuid7
 from tenants.models import ApiKey, AuditSink, Membership, Tenant, User
 from tenants.principal import SYSTEM, Principal
-from tests.gateway import console_money
+from tests.gateway import console_data, console_money
 
 PASSWORD = "correct-horse-battery-staple"
 MODELS = {  # slug: (owner, context, abilities, cost in, cost out, usual latency ms)
@@ -81,6 +81,7 @@ class World:
     stranger_id: UUID  # a call of nordlicht
     replay: Replay  # a finished what-if
     money: console_money.Money
+    data: console_data.Data
 
 
 @cache
@@ -154,6 +155,7 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
         stranger_id=stranger_id,
         replay=_replay(now),
         money=money,
+        data=console_data.build(acme=acme, request_id=request_id, actor=SYSTEM, now=now),
     )
 
 

@@ -158,6 +158,12 @@ PAGES = {
     "wallet": TENANT,
     "tenant_list": PLATFORM,
     "tenant_create": (200, 403, 404, 404, 404, 404),
+    "data_settings": (200, 403, 200, 200, 200, 404),
+    "tenant_certificate_list": (200, 403, 200, 200, 200, 404),
+    "tenant_certificate_export": (200, 403, 200, 200, 200, 404),
+    "residency_report": (200, 403, 200, 200, 200, 404),
+    "residency_csv": (200, 403, 200, 200, 200, 404),
+    "certificate_list": NO_CLERK,
     "provider_list": PLATFORM,
     "provider_create": (200, 403, 404, 404, 404, 404),
     "model_list": PLATFORM,
@@ -180,6 +186,11 @@ PAGES = {
     "account": (200,) * 6,
 }
 ACTIONS = {
+    "hold_place": (403, 403, 404),
+    "hold_release": (403, 403, 404),
+    "erasure_create": (403, 403, 404),
+    "tenant_request_content": (403, 403, 404),
+    "platform_request_content": (404, 403, 404),
     "key_rotate": (403, 403, 404),  # of the viewer, the clerk, the stranger
     "key_revoke": (403, 403, 404),
     "member_role": (403, 403, 404),
@@ -282,6 +293,7 @@ def url_of(name, world):
         "experiment": "tone",
         "rollout": "go-careful",
         "switch_id": KillSwitch.objects.get().id,
+        "hold_id": world.data.hold_id,
         **_trail_ids(world.acme, is_platform=not route.startswith("t/")),
         **_money_ids(world.money, is_platform=not route.startswith("t/"), is_coupon="coupons" in route),
     }

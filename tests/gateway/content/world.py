@@ -28,10 +28,10 @@ def keeping(slug, **changes):
     return tenant
 
 
-def content(tenant, when=NOW, *, end_user="", request='{"q":1}', answer='{"a":2}'):
+def content(tenant, when=NOW, *, end_user="", request='{"q":1}', answer='{"a":2}', request_id=None):
     """One stored content; returns its request id."""
-    request_id = uuid7(int(when.timestamp() * 1000))
-    day = (tenant.id, when.astimezone(UTC).date())
+    request_id = request_id or uuid7(int(when.timestamp() * 1000))
+    day = (tenant.id, instant_of(request_id).astimezone(UTC).date())
     key = day_keys.obtain([day])[day]
     texts = seal.Texts(request, answer, request_bytes=len(request), answer_bytes=len(answer))
     row = StoredContent(
