@@ -53,7 +53,14 @@ FILES = {
         "credit_note_pdf",
         "credit_note_xml",
     )
-} | {"margin_csv", "account_statement_csv", "tenant_certificate_export", "residency_csv"}
+} | {
+    "margin_csv",
+    "account_statement_csv",
+    "audit_export",
+    "tenant_audit_export",
+    "tenant_certificate_export",
+    "residency_csv",
+}
 OPERATOR_PAGES = {
     "platform-home": "/platform/",
     "platform-requests": "/platform/requests/",
@@ -129,6 +136,15 @@ OPERATOR_PAGES = {
     "models": "/platform/models/",
     "health": "/platform/health/",
     "health-provider": "/platform/health/openai/",
+    "audit": "/platform/audit/?action=key.&since=2026-01-01",
+    "audit-empty": "/platform/audit/?actor=nobody-at-all",
+    "audit-event": "/platform/audit/events/{platform_event_id}/",
+    "audit-proof": "/platform/audit/verify/",
+    "audit-sinks": "/platform/audit/sinks/",
+    "audit-sink-new": "/platform/audit/sinks/new/",
+    "audit-sink": "/platform/audit/sinks/{platform_sink_id}/",
+    "approvals": "/platform/approvals/",
+    "approval": "/platform/approvals/{platform_proposal_id}/",
     "tenant-as-operator": "/t/acme/settings/",
     "tenant-suspended": "/t/late-payer/",
     "not-found": "/t/nobody/",
@@ -176,6 +192,16 @@ OWNER_PAGES = {
     "tenant-billing-details": "/t/acme/billing/details/",
     "members": "/t/acme/members/",
     "tenant-models": "/t/acme/models/",
+    "tenant-audit": "/t/acme/audit/",
+    "tenant-audit-event": "/t/acme/audit/events/{event_id}/",
+    "tenant-audit-proof": "/t/acme/audit/verify/?anchor=1:00",
+    "tenant-audit-sinks": "/t/acme/audit/sinks/",
+    "tenant-audit-sinks-empty": "/t/fresh-foods/audit/sinks/",
+    "tenant-audit-sink-new": "/t/acme/audit/sinks/new/",
+    "tenant-audit-sink": "/t/acme/audit/sinks/{sink_id}/",
+    "tenant-approvals": "/t/acme/approvals/",
+    "tenant-approvals-empty": "/t/fresh-foods/approvals/?state=any",
+    "tenant-approval": "/t/acme/approvals/{proposal_id}/",
     "settings": "/t/acme/settings/",
     "account": "/account/",
     "password-change": "/accounts/password/change/",
@@ -217,6 +243,7 @@ def empty(kept_plans):
 
     tables = (
         "tenants_membership, tenants_apikey, tenants_datakey, tenants_auditevent, tenants_audithead,"
+        " tenants_auditcheckpoint, tenants_auditsink, tenants_proposal,"
         " tenants_idempotencyrecord, tenants_configversion, routing_credential, routing_endpoint,"
         " routing_costrate, routing_model, routing_killswitch,"
         " routing_routingpolicyversion, routing_routingpolicy, routing_provider, billing_usage_event,"
@@ -334,6 +361,11 @@ def ids_of(world):
         **asdict(world.money),
         "policy_id": RoutingPolicy.objects.get(slug="eu-careful").id,
         "feature_id": Feature.objects.get(slug="search").id,
+        **{
+            f"platform_{name}": value
+            for name, value in console_world.trail_ids(world.acme, is_platform=True).items()
+        },
+        **console_world.trail_ids(world.acme, is_platform=False),
     }
 
 

@@ -26,7 +26,7 @@ from routing.models import CostRate, Endpoint, Model, Provider, RoutingPolicy, R
 from routing.policies import bindings, wordings
 from tenants import approvals, keys
 from tenants.ids import instant_of, uuid7
-from tenants.models import ApiKey, AuditSink, Membership, Tenant, User
+from tenants.models import ApiKey, AuditEvent, AuditSink, Membership, Proposal, Tenant, User
 from tenants.principal import SYSTEM, Principal
 from tests.gateway import console_data, console_money
 
@@ -252,6 +252,16 @@ def _replay(now):
     )
     assert jobs.run_next()
     return row
+
+
+def trail_ids(acme, *, is_platform):
+    """What the paths of the audit trail and of proposals leave open."""
+    tenant = None if is_platform else acme
+    return {
+        "event_id": AuditEvent.objects.filter(tenant=tenant).first().id,
+        "sink_id": AuditSink.objects.get(tenant=tenant).id,
+        "proposal_id": Proposal.objects.get(tenant=tenant).id,
+    }
 
 
 def add_calls(world, *, now, count):

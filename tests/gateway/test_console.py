@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from gateway.logs import search
 from routing.models import Feature, KillSwitch, PolicyBinding, RoutingPolicy
-from tenants.models import ApiKey, AuditEvent, AuditSink, Membership, Proposal, Tenant
+from tenants.models import ApiKey, AuditEvent, Membership, Tenant
 from tests.gateway import console_world
 
 pytestmark = pytest.mark.django_db
@@ -294,20 +294,11 @@ def url_of(name, world):
         "rollout": "go-careful",
         "switch_id": KillSwitch.objects.get().id,
         "hold_id": world.data.hold_id,
-        **_trail_ids(world.acme, is_platform=not route.startswith("t/")),
+        **console_world.trail_ids(world.acme, is_platform=not route.startswith("t/")),
         **_money_ids(world.money, is_platform=not route.startswith("t/"), is_coupon="coupons" in route),
     }
     wanted = re.findall(r"<\w+:(\w+)>", route)
     return reverse(name, kwargs={each: known[each] for each in wanted})
-
-
-def _trail_ids(acme, *, is_platform):
-    tenant = None if is_platform else acme
-    return {
-        "event_id": AuditEvent.objects.filter(tenant=tenant).first().id,
-        "sink_id": AuditSink.objects.get(tenant=tenant).id,
-        "proposal_id": Proposal.objects.get(tenant=tenant).id,
-    }
 
 
 def _money_ids(money, *, is_platform, is_coupon):

@@ -11,7 +11,7 @@ from billing.models import AlertChannel, AlertDelivery, AlertFiring, AlertRule, 
 from billing.payments import book as payments
 from billing.wallets import book as wallets
 from tenants import keys
-from tenants.models import Membership, Tenant, User
+from tenants.models import AuditEvent, AuditSink, Membership, Proposal, Tenant, User
 from tenants.principal import SYSTEM
 
 PUBLIC = {"schema", "docs"}
@@ -45,12 +45,26 @@ def world(db):
     member = Membership.objects.create(tenant=theirs, user=user, role="owner")
     budget = Budget.objects.create(tenant=theirs, name="Theirs-secret-budget", limit=1)
     alerts = alerts_of(theirs, budget)
+    trail = trail_of(theirs)
     credit = credit_of(theirs)
     stranger = keys.issue(tenant=mine, name="stranger", scopes=("*",), actor=SYSTEM).text
     return {
         "stranger": stranger,
-        "ids": [str(key.id), str(member.id), str(budget.id), *alerts, *credit, str(uuid.UUID(int=1))],
+        "ids": [str(key.id), str(member.id), str(budget.id), *alerts, *credit, *trail, str(uuid.UUID(int=1))],
     }
+
+
+def trail_of(theirs):
+    """A sink, a proposal, and an event."""
+    sink = AuditSink.objects.create(
+        tenant=theirs, name="Theirs-secret-sink", kind="webhook", target="https://theirs-secret.example.com",
+        next_at=timezone.now(),
+    )  # fmt: skip
+    proposal = Proposal.objects.create(
+        tenant=theirs, kind="caps", operation="budget.remove", payload={"budget": "Theirs-secret"},
+        scope="budgets:write", object_id="Theirs-secret", people=[], expires_at=timezone.now(),
+    )  # fmt: skip
+    return [str(each.id) for each in (sink, proposal, AuditEvent.objects.filter(tenant=theirs).first())]
 
 
 def credit_of(theirs):
