@@ -3,8 +3,6 @@
 Shapes only: every change is one verb's. What providers charge leaves only with the scope `cost:read`.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
@@ -29,7 +27,6 @@ from billing.models import Budget, FxRate, Plan, PlanVersion, Subscription
 from billing.query import IgnoreAccept, instant_of, known_parameters, names_of, uuids_of
 from billing.rating.money import PICO, amount_text
 from billing.snapshot import MICRO, currency_of, entry_of
-from billing.spreadsheet import cell
 from billing.subscriptions import change_plan, current_version, newest_version, publish, subscribe, terms_of
 from billing.usage.reports import DIMENSIONS, GROUPS, MEASURES, Report, report
 from billing.usage.verify import verify
@@ -37,6 +34,7 @@ from tenants.approvals import ApprovalRequiredError
 from tenants.errors import ApiError
 from tenants.models import ApiKey, Tenant
 from tenants.rest import Guarded, Resource, StrictSerializer, TenantField
+from tenants.spreadsheet import lines
 
 # ------------------------------------------------------------------ plans
 
@@ -638,21 +636,21 @@ class UsageCsv(UsageView):
     def get(self, request: Request) -> HttpResponse:  # type: ignore[override]  # a file, not data
         """Usage by group as CSV (RFC 4180, UTF-8)."""
         _, _, found = self.ask(request)
-        text = io.StringIO()
-        writer = csv.writer(text)
         slugs = _slugs(found)
         columns = [
             (name, currency)
             for name in (*names_of(request, "group_by", "day"), *found.totals)
             for currency in (found.totals[name] if name in MONEY else ("",))
         ]
-        writer.writerow([f"{name} {currency}".rstrip() for name, currency in columns])
-        for row in found.rows:
-            writer.writerow(
-                [cell(_shown(name, _part(row[name], currency), slugs)) for name, currency in columns]
-            )
+        text = lines(
+            [f"{name} {currency}".rstrip() for name, currency in columns],
+            *(
+                [_shown(name, _part(row[name], currency), slugs) for name, currency in columns]
+                for row in found.rows
+            ),
+        )
         return HttpResponse(
-            text.getvalue(),
+            text,
             content_type="text/csv; charset=utf-8",
             headers={"Content-Disposition": 'attachment; filename="usage.csv"'},
         )

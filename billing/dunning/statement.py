@@ -1,7 +1,5 @@
 """The statement of account: what was billed and paid in a span, document by document, with a running balance."""
 
-import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
@@ -9,6 +7,7 @@ from datetime import date
 from billing.models import CreditNote, Invoice, Payment, Refund
 from billing.rating.money import minor_text
 from tenants.models import Tenant
+from tenants.spreadsheet import lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +87,17 @@ def _movements(tenant: Tenant, currency: str) -> Iterable[Entry]:
 
 def statement_csv(made: Statement) -> str:
     """RFC 4180, one line per movement between the opening and the closing balance."""
-    text = io.StringIO()
-    writer = csv.writer(text)
 
     def money(minor: int) -> str:
         return minor_text(minor, made.currency)
 
-    writer.writerow(("date", "kind", "reference", "amount", "balance", "currency"))
-    writer.writerow(
-        (made.start.isoformat(), "opening balance", "", "", money(made.opening_minor), made.currency)
-    )
-    for entry in made.entries:
-        writer.writerow(
-            (entry.on.isoformat(), entry.kind, _safe(entry.reference), money(entry.amount_minor),
+    return lines(
+        ("date", "kind", "reference", "amount", "balance", "currency"),
+        (made.start.isoformat(), "opening balance", "", "", money(made.opening_minor), made.currency),
+        *(
+            (entry.on.isoformat(), entry.kind, entry.reference, money(entry.amount_minor),
              money(entry.balance_minor), made.currency)
-        )  # fmt: skip
-    writer.writerow(
-        (made.end.isoformat(), "closing balance", "", "", money(made.closing_minor), made.currency)
-    )
-    return text.getvalue()
-
-
-def _safe(text: str) -> str:
-    """Text that a spreadsheet would run as a formula is quoted."""
-    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+            for entry in made.entries
+        ),
+        (made.end.isoformat(), "closing balance", "", "", money(made.closing_minor), made.currency),
+    )  # fmt: skip

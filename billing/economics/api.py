@@ -3,8 +3,6 @@
 Operators only: it all tells what providers charge. Shapes alone, the sums are `billing.economics.report`'s.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, date, datetime, timedelta
@@ -42,10 +40,10 @@ from billing.query import (
     uuids_of,
 )
 from billing.rating.money import amount_text, fixed_text
-from billing.spreadsheet import cell
 from tenants.errors import ApiError
 from tenants.models import ApiKey, Tenant
 from tenants.rest import Guarded
+from tenants.spreadsheet import line
 
 _FILTERS: Final = tuple(name for name in GROUPS if name != "day")
 PARAMETERS: Final = (
@@ -163,16 +161,14 @@ class EconomicsCsv(EconomicsView):
         """Unit economics as CSV (RFC 4180, UTF-8). A row with money that has no rate says so in `foreign`."""
         found, rows = self.ask(request)
         names = Names.of(found)
-        text = io.StringIO()
-        writer = csv.writer(text)
         columns = [*found.group_by, *figures_shown(found.totals)]
-        writer.writerow([*columns, "currency"])
+        text = line([*columns, "currency"])
         for row in rows:
             shown = {**names.label(found, row), **figures_shown(row.figures)}
             shown["foreign"] = " ".join(sorted(shown["foreign"]))
-            writer.writerow([*(cell(shown[name]) for name in columns), found.currency])
+            text += line([*(shown[name] for name in columns), found.currency])
         return HttpResponse(
-            text.getvalue(),
+            text,
             content_type="text/csv; charset=utf-8",
             headers={"Content-Disposition": 'attachment; filename="economics.csv"'},
         )

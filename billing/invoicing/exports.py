@@ -3,7 +3,6 @@
 Streams row by row. What providers charge leaves only where the caller says so.
 """
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from typing import Any, Final
 from billing.invoicing.explain import CallBehind, calls_behind, has_calls
 from billing.models import Invoice, InvoiceLine
 from billing.rating.money import amount_text, minor_text, plain_text
-from billing.spreadsheet import cell
+from tenants.spreadsheet import line as csv_line
 
 LINE_COLUMNS: Final = (
     "invoice", "position", "kind", "plan", "description", "quantity", "unit", "unit_price", "per", "currency",
@@ -227,18 +226,9 @@ def _exact_quotient(price: Decimal, per: Decimal) -> Decimal | None:
 # ------------------------------------------------------------------ CSV
 
 
-class _Echo:
-    """What csv.writer takes for a file: gives each row back."""
-
-    def write(self, row: str) -> str:
-        return row
-
-
 def _csv(columns: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
-    writer = csv.writer(_Echo())
-    yield writer.writerow(columns)
-    for row in rows:
-        yield writer.writerow([cell(value) for value in row])
+    yield csv_line(columns)
+    yield from map(csv_line, rows)
 
 
 def moment(value: datetime) -> str:

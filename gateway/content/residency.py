@@ -6,8 +6,6 @@ What was allowed is what the row recorded when the call began, not what the tena
 
 # ruff: noqa: S608 - statements are put together from constants
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,10 +14,10 @@ from uuid import UUID
 
 from django.db import connection
 
-from billing.spreadsheet import cell
 from billing.usage.partitions import LEDGER
 from tenants.errors import ApiError
 from tenants.models import Tenant
+from tenants.spreadsheet import lines
 
 MAX_SPAN: Final = timedelta(days=3 * 366)
 MAX_EXCEPTIONS: Final = 10_000
@@ -158,16 +156,14 @@ def report(*, tenant: Tenant, start: datetime, end: datetime, now: datetime, kep
 
 def csv_of(found: Report) -> str:
     """The flows, then the exceptions under a head of their own (RFC 4180)."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    for flow in found.flows:
-        writer.writerow([cell(_plain(getattr(flow, name))) for name in COLUMNS])
-    writer.writerow([])
-    writer.writerow(Stray.__dataclass_fields__)
-    for stray in found.strays:
-        writer.writerow([cell(_plain(getattr(stray, name))) for name in Stray.__dataclass_fields__])
-    return text.getvalue()
+    exceptions = tuple(Stray.__dataclass_fields__)
+    return lines(
+        COLUMNS,
+        *([_plain(getattr(flow, name)) for name in COLUMNS] for flow in found.flows),
+        (),
+        exceptions,
+        *([_plain(getattr(stray, name)) for name in exceptions] for stray in found.strays),
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,6 @@
 Reads in pages, so that no export has a limit. Text that a spreadsheet would run as a formula must never be one.
 """
 
-import csv
 from collections.abc import Iterable, Iterator
 from datetime import UTC
 from typing import Any, Final, Literal
@@ -12,6 +11,7 @@ import orjson
 from django.db import models
 
 from tenants.models import AuditEvent
+from tenants.spreadsheet import line
 
 type Format = Literal["csv", "jsonl"]
 
@@ -68,8 +68,7 @@ def _all(rows: models.QuerySet[AuditEvent]) -> Iterator[AuditEvent]:
 
 
 def _csv(events: Iterable[AuditEvent]) -> Iterator[str]:
-    writer = csv.writer(_Echo())
-    yield str(writer.writerow(COLUMNS))
+    yield line(COLUMNS)
     for event in events:
         shown = as_json(event)
         actor, of = shown.pop("actor"), shown.pop("object")
@@ -82,22 +81,8 @@ def _csv(events: Iterable[AuditEvent]) -> Iterator[str]:
             "before": _compact(shown["before"]),
             "after": _compact(shown["after"]),
         }
-        yield str(writer.writerow([cell(flat[name]) for name in COLUMNS]))
-
-
-class _Echo:
-    """What csv.writer takes for a file: gives each row back."""
-
-    def write(self, row: str) -> str:
-        return row
+        yield line(flat[name] for name in COLUMNS)
 
 
 def _compact(value: Any) -> str | None:
     return None if value is None else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
-
-
-def cell(value: Any) -> Any:
-    """Text that begins like a formula, also behind blanks, gets an apostrophe before it."""
-    if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")):
-        return f"'{value}"
-    return value
