@@ -12,6 +12,7 @@ from gateway.content.keep import LOST
 from gateway.logs.consumer import SUSPENSE
 from gateway.state.limits import OPEN, STREAM
 from gateway.state.process import METRICS
+from gateway.telemetry.metrics import CALLS, rendered
 from routing.health import metrics as provider_health
 
 
@@ -48,6 +49,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     client = _redis()
     try:
         counted: Any = client.hgetall(METRICS)
+        calls: Any = client.hgetall(CALLS)
         in_flight, backlog, suspense = client.hlen(OPEN), client.xlen(STREAM), client.xlen(SUSPENSE)
     finally:
         client.close()
@@ -67,6 +69,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
         f"tollhouse_content_lost_total {int(counted.get(LOST.encode(), 0))}",
         "# TYPE tollhouse_ledger_suspense gauge",
         f"tollhouse_ledger_suspense {suspense}",
+        *rendered(calls.items()),
         *provider_health.lines(),
         "",
     )

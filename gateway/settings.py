@@ -23,11 +23,6 @@ TOLLHOUSE_KMS_TOKEN = env.str("TOLLHOUSE_KMS_TOKEN", "")
 TOLLHOUSE_KMS_KEY = env.str("TOLLHOUSE_KMS_KEY", "transit/tollhouse")
 TOLLHOUSE_KMS_CACHE_S = env.float("TOLLHOUSE_KMS_CACHE_S", 300.0)
 TOLLHOUSE_KMS_WRAPS = env.bool("TOLLHOUSE_KMS_WRAPS", True)
-TOLLHOUSE_KMS_URL = env.str("TOLLHOUSE_KMS_URL", "")
-TOLLHOUSE_KMS_TOKEN = env.str("TOLLHOUSE_KMS_TOKEN", "")
-TOLLHOUSE_KMS_KEY = env.str("TOLLHOUSE_KMS_KEY", "transit/tollhouse")
-TOLLHOUSE_KMS_CACHE_S = env.float("TOLLHOUSE_KMS_CACHE_S", 300.0)
-TOLLHOUSE_KMS_WRAPS = env.bool("TOLLHOUSE_KMS_WRAPS", True)
 TOLLHOUSE_DATA = Path(env.str("TOLLHOUSE_DATA", str(BASE_DIR / ".tollhouse"))).absolute()
 DATABASES = {"default": env.db_url("DATABASE_URL")}
 DATABASES["default"].setdefault("CONN_MAX_AGE", env.int("DATABASE_CONN_MAX_AGE", 60))
@@ -65,6 +60,8 @@ TOLLHOUSE_AUDIT_STRICT = env.bool("TOLLHOUSE_AUDIT_STRICT", env.bool("DEBUG", Fa
 TOLLHOUSE_PAGERDUTY_URL = env.str("TOLLHOUSE_PAGERDUTY_URL", "https://events.pagerduty.com")
 TOLLHOUSE_STRIPE_API_KEY = env.str("TOLLHOUSE_STRIPE_API_KEY", "")
 TOLLHOUSE_STRIPE_WEBHOOK_SECRETS = env.list("TOLLHOUSE_STRIPE_WEBHOOK_SECRETS", default=[])
+OTEL_EXPORTER_OTLP_ENDPOINT = env.str("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+OTEL_EXPORTER_OTLP_HEADERS = env.str("OTEL_EXPORTER_OTLP_HEADERS", "")
 TOLLHOUSE_STRIPE_URL = env.str("TOLLHOUSE_STRIPE_URL", "https://api.stripe.com")
 
 # ------------------------------------------------------------------ Django
@@ -110,6 +107,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
+    "tenants.second_factor.second_factor_first",
     "django_htmx.middleware.HtmxMiddleware",
 ]
 ROOT_URLCONF = "gateway.urls"
@@ -159,13 +157,35 @@ SESSION_COOKIE_SAMESITE = "Lax"
 AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "/"
-ACCOUNT_ADAPTER = "tenants.members.ClosedDoorAdapter"
+ACCOUNT_ADAPTER = "tenants.adapters.AccountAdapter"
 ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "password2*"]
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_PREVENT_ENUMERATION = "strict"
+ACCOUNT_REAUTHENTICATION_TIMEOUT = 900
+ACCOUNT_RATE_LIMITS = {
+    "login": "30/m/ip",
+    "login_failed": "10/m/ip,10/10m/key",
+    "reset_password": "20/m/ip,5/h/key",
+    "reset_password_from_key": "20/m/ip",
+    "reauthenticate": "10/m/user",
+    "change_password": "5/m/user",
+    "signup": "20/m/ip",
+}
+MFA_ADAPTER = "tenants.adapters.SecondFactorAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_ALLOW_UNVERIFIED_EMAIL = True  # accounts come from invitations alone: the address has had a mail of ours
+MFA_RECOVERY_CODES_SHOW_ONCE = False
+MFA_FORMS = {
+    "authenticate_webauthn": "tenants.sign_ins.SecondFactorByKeyForm",
+    "reauthenticate_webauthn": "tenants.sign_ins.ReauthenticateByKeyForm",
+}
+SOCIALACCOUNT_ADAPTER = "tenants.oidc.SsoAdapter"
+SOCIALACCOUNT_LOGIN_ON_GET = True  # the state parameter and PKCE bind the answer to the browser that asked
+REQUIRE_MFA_FOR_OPERATORS = env.bool("REQUIRE_MFA_FOR_OPERATORS", not IS_LOCAL)
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.ScryptPasswordHasher"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},

@@ -16,7 +16,15 @@ from typing import Any
 import orjson
 
 from gateway.edge import models, openai
-from gateway.edge.headers import answer_headers, end_user_of, feature_of, is_whole_number, tags_of, timeout_of
+from gateway.edge.headers import (
+    answer_headers,
+    end_user_of,
+    feature_of,
+    is_whole_number,
+    tags_of,
+    timeout_of,
+    traceparent_of,
+)
 from gateway.edge.speech import spoken
 from gateway.edge.surfaces.paths import Address, address_of
 from gateway.edge.surfaces.types import EVENTS
@@ -193,6 +201,7 @@ def make_call(
         tags=tags_of(request.headers),
         end_user=end_user_of(request.headers, body),
         timeout_s=timeout_of(request.headers, process.request_timeout_s),
+        traceparent=traceparent_of(request.headers),
         preferences=openai.preferences_of(body),
     )
 

@@ -12,6 +12,7 @@ from tenants.scopes import grants
 
 FEATURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 TAG = re.compile(r"([A-Za-z0-9._-]{1,40})=([^,=]{1,100})")
+TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 MAX_TAGS = 10
 MAX_END_USER = 200
 
@@ -58,6 +59,12 @@ def tags_of(headers: dict[str, str]) -> dict[str, str]:
 def is_whole_number(text: str) -> bool:
     """Digits that int() takes, and few enough of them: header text may hold ², which isdigit() takes too."""
     return text.isascii() and text.isdecimal() and len(text) <= 18
+
+
+def traceparent_of(headers: dict[str, str]) -> str:
+    """The caller's trace; what is not well-formed starts a new one. https://www.w3.org/TR/trace-context/"""
+    given = headers.get("traceparent", "")
+    return given if given and TRACEPARENT.fullmatch(given) else ""
 
 
 def timeout_of(headers: dict[str, str], limit_s: float) -> float:

@@ -5,10 +5,12 @@ the ledger drops what it has. A record that nobody can read or store is set asid
 """
 
 import logging
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 import redis
+from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
@@ -21,6 +23,8 @@ from gateway.logs import streams
 from gateway.logs.ingest import LogEntry, store
 from gateway.pipeline.record import decode
 from gateway.state.limits import STREAM
+from gateway.telemetry import metrics
+from tenants import keys
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +66,19 @@ def _store(client: redis.Redis, entries: streams.Entries) -> int:
     pipe = client.pipeline(transaction=True)
     for entry_id, fields in suspense:
         pipe.xadd(SUSPENSE, {**fields, b"id": entry_id})
+    uses: dict[UUID, datetime] = {}
+    for each in log:
+        uses[each.api_key_id] = max(each.occurred_at, uses.get(each.api_key_id, each.occurred_at))
+    keys.note_use(uses)
+    metrics.count(pipe, rows, log)
     ids = [entry_id for entry_id, _ in entries]
     pipe.xack(STREAM, GROUP, *ids)
     pipe.xdel(STREAM, *ids)
     pipe.execute()
+    if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
+        from gateway.telemetry import traces  # noqa: PLC0415 - what it needs is an extra
+
+        traces.export(log)
     return len(entry_of)
 
 

@@ -127,6 +127,7 @@ class Call:
     tags: Mapping[str, str]
     end_user: str
     timeout_s: float
+    traceparent: str = ""  # the caller's own trace (W3C), or ""
     preferences: Preferences | None = None  # the body's `provider` object
     kind: Kind = (
         "usage"  # "shadow" and "eval" are calls of our own: cost without a price, in no tenant's view

@@ -255,6 +255,7 @@ def _route(call: Call) -> dict[str, Any]:
             {"provider": left.provider, "model": left.model, "reason": left.reason} for left in plan.dropped
         ]
         + call.skipped,
+        **({"traceparent": call.traceparent} if call.traceparent else {}),
         **_protected(call),
     }
 
