@@ -8,6 +8,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 import billing.urls
 import gateway.console_urls
 import routing.urls
+import tenants.sign_in_views
 import tenants.urls
 from gateway import api, closing, health
 from gateway.content import api as content_api
@@ -42,7 +43,7 @@ urlpatterns = [
     path("healthz", health.alive),
     path("readyz", health.ready),
     path("metrics", health.metrics),
-    path("accounts/", include("allauth.account.urls")),
+    path("accounts/", include(tenants.sign_in_views.door_urlpatterns)),
     *gateway.console_urls.urlpatterns,
     *tenants.urls.console_urlpatterns,
     *routing.urls.console_urlpatterns,

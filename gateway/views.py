@@ -40,7 +40,7 @@ from tenants.console import (
 )
 from tenants.errors import ApiError
 from tenants.models import ApiKey, Tenant
-from tenants.views import zone_choices
+from tenants.people_views import zone_choices
 
 REQUEST_PERIODS = (
     ("15m", "15 minutes", 15),

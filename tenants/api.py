@@ -4,12 +4,13 @@ Shapes only: every change is one verb's. A key's text leaves through `key` of th
 never again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar, cast
 
 from django.db import models
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -17,9 +18,9 @@ from rest_framework.response import Response
 
 from tenants import keys, lifecycle, members, roles, service_accounts
 from tenants.errors import ApiError
-from tenants.models import ApiKey, CustomRole, Membership, ServiceAccount, Tenant
+from tenants.models import ApiKey, CustomRole, Membership, OwnedQuerySet, ServiceAccount, Tenant
 from tenants.principal import Principal
-from tenants.rest import Resource, StrictSerializer
+from tenants.rest import ReadResource, Resource, StrictSerializer
 from tenants.scopes import SCOPES, TENANT_ROLES, TENANT_SCOPES
 
 # ------------------------------------------------------------------ tenants
@@ -145,6 +146,7 @@ class KeySerializer(StrictSerializer, serializers.ModelSerializer[ApiKey]):
             "max_concurrent",
             "expires_at",
             "revoked_at",
+            "leaked_at",
             "replaced_by",
             "last_used_at",
             "created_by",
@@ -155,6 +157,7 @@ class KeySerializer(StrictSerializer, serializers.ModelSerializer[ApiKey]):
             "public_id",
             "last_four",
             "revoked_at",
+            "leaked_at",
             "replaced_by",
             "last_used_at",
             "created_by",
@@ -170,6 +173,55 @@ class KeySerializer(StrictSerializer, serializers.ModelSerializer[ApiKey]):
         return value
 
 
+class IssuedSerializer(KeySerializer):
+    """A key as it is answered once: `key` is its text."""
+
+    @classmethod
+    def answer(cls, issued: Sequence[keys.Issued]) -> list[dict[str, Any]]:
+        """The keys with their texts."""
+        return [{**cls(each.key).data, "key": each.text} for each in issued]
+
+
+class ChosenKeysSerializer(StrictSerializer):
+    """The keys of one bulk change: `keys` by id, or `all` that were made before `before` (now, unless said).
+
+    A call takes up to 500. More of `all` are left where `has_more` is true: repeat with the same `before`.
+    """
+
+    keys = serializers.ListField(
+        child=serializers.UUIDField(), required=False, min_length=1, max_length=keys.MAX_AT_ONCE
+    )
+    all = serializers.BooleanField(required=False, default=False)
+    before = serializers.DateTimeField(required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if bool(attrs.get("keys")) == attrs["all"]:
+            raise serializers.ValidationError({"keys": "Name the keys, or say all."})
+        return attrs
+
+
+class RotateManySerializer(ChosenKeysSerializer):
+    """Which keys, and how long the old ones go on, in seconds; a day unless said otherwise."""
+
+    grace_s = serializers.IntegerField(default=24 * 3600, min_value=0, max_value=keys.MAX_GRACE_S)
+
+
+class IssuedManySerializer(serializers.Serializer[Any]):
+    """The new keys, their texts shown this once: keep them, and exchange the old ones."""
+
+    issued = IssuedSerializer(many=True)
+    before = serializers.DateTimeField()
+    has_more = serializers.BooleanField()
+
+
+class RevokedManySerializer(serializers.Serializer[Any]):
+    """What is refused from now on."""
+
+    revoked = KeySerializer(many=True)
+    before = serializers.DateTimeField()
+    has_more = serializers.BooleanField()
+
+
 class RotateSerializer(StrictSerializer):
     """How long the old key goes on, in seconds; a day unless said otherwise."""
 
@@ -180,15 +232,102 @@ class NothingSerializer(StrictSerializer):
     """A body without fields."""
 
 
-class KeyResource(Resource[ApiKey]):
-    """The keys of one tenant. Nobody grants a key more than they hold; keys are revoked, never deleted."""
+_DAYS = {"unused_days": keys.unused, "expiring_days": keys.expiring}
+
+
+@extend_schema_view(
+    list=extend_schema(
+        parameters=[
+            OpenApiParameter(
+                "unused_days", int, description="Living keys not used for so many days, or ever."
+            ),
+            OpenApiParameter("expiring_days", int, description="Living keys that end within so many days."),
+        ]
+    )
+)
+class AllKeysResource(ReadResource[ApiKey]):
+    """Every key one may see: an operator's all, a tenant's own. Bulk changes of them, all or nothing."""
 
     queryset = ApiKey.objects.select_related("tenant")
     serializer_class = KeySerializer
     read_scope, write_scope = "keys:read", "keys:write"
     http_method_names = ["get", "post", "head"]
-    secret_fields = ("key",)
-    filters: ClassVar = {"name": "name"}
+    secret_fields = ("key", "issued")
+    filters: ClassVar = {"name": "name", "created_by": "created_by", "tenant": "tenant__slug"}
+
+    def filtered(self, rows: models.QuerySet[ApiKey], given: Mapping[str, str]) -> models.QuerySet[ApiKey]:
+        """The rows that the parameters leave. Raises ApiError."""
+        for name, chosen in _DAYS.items():
+            if name in given:
+                text = given[name]
+                if not text.isascii() or not text.isdecimal() or not 0 < int(text) <= 3650:
+                    raise ApiError("invalid_request", f"{name} must be 1 to 3650.", param=name)
+                found = cast("OwnedQuerySet[ApiKey]", rows)
+                rows = chosen(found, days=int(text), now=timezone.now())
+        return super().filtered(rows, {name: text for name, text in given.items() if name not in _DAYS})
+
+    @extend_schema(request=RotateManySerializer, responses={201: IssuedManySerializer})
+    @action(detail=False, methods=["post"], url_path="bulk-rotate")
+    def bulk_rotate(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Replace keys by new ones with the same rights; `issued` holds their texts, shown this once."""
+        given = RotateManySerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        now = timezone.now()
+        grace_s = given.validated_data.pop("grace_s")
+        chosen, rest = self._chosen(given.validated_data, now=now, open_ones={"replaced_by": None})
+        issued = keys.rotate_many(keys=chosen, grace_s=grace_s, actor=self.principal, now=now)
+        return Response({"issued": IssuedSerializer.answer(issued), **rest}, status=201)
+
+    @extend_schema(request=ChosenKeysSerializer, responses={200: RevokedManySerializer})
+    @action(detail=False, methods=["post"], url_path="bulk-revoke")
+    def bulk_revoke(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Refuse keys from now on."""
+        given = ChosenKeysSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        now = timezone.now()
+        chosen, rest = self._chosen(given.validated_data, now=now, open_ones={})
+        revoked = keys.revoke_many(keys=chosen, actor=self.principal, now=now)
+        return Response({"revoked": KeySerializer(revoked, many=True).data, **rest})
+
+    def _chosen(
+        self, given: Mapping[str, Any], *, now: datetime, open_ones: Mapping[str, Any]
+    ) -> tuple[list[ApiKey], dict[str, Any]]:
+        """The keys, among those that this path and principal know, and what the answer says of the others.
+
+        Raises ApiError not_found when one of the named does not exist, conflict when there is none of `all`.
+        """
+        visible = cast("OwnedQuerySet[ApiKey]", self.get_queryset())
+        rows = visible.visible_to(self.principal, "keys:write")
+        before = given.get("before", now)
+        if given["all"]:
+            rows = keys.living(rows, now=now).filter(created_at__lt=before, **open_ones)
+            if self.principal.id is not None:  # the key that asks stays: without it nobody could ask again
+                rows = rows.exclude(pk=self.principal.id)
+            found = list(rows.order_by("pk")[: keys.MAX_AT_ONCE + 1])
+            if not found:
+                raise ApiError("conflict", "There is no such key left.", param="all")
+            has_more = len(found) > keys.MAX_AT_ONCE
+            return found[: keys.MAX_AT_ONCE], {"before": before, "has_more": has_more}
+        wanted = set(given["keys"])
+        found = list(rows.filter(pk__in=wanted))
+        if missing := wanted - {key.pk for key in found}:
+            raise ApiError("not_found", f"There is no key {min(missing)}.", param="keys")
+        return found, {"before": before, "has_more": False}
+
+
+class KeyResource(AllKeysResource, Resource[ApiKey]):
+    """The keys of one tenant. Nobody grants a key more than they hold; keys are revoked, never deleted."""
+
+    http_method_names = ["get", "post", "patch", "head"]
+    filters: ClassVar = {"name": "name", "created_by": "created_by"}
+
+    def perform_update(self, serializer: serializers.BaseSerializer[ApiKey]) -> None:
+        """Raises ApiError as `keys.change`."""
+        changes = dict(serializer.validated_data)
+        key = cast("ApiKey", serializer.instance)
+        if changes.pop("service_account", key.service_account) != key.service_account:
+            raise ApiError("invalid_request", "A key stays with its account.", param="service_account")
+        serializer.instance = keys.change(key=key, changes=changes, actor=self.principal, now=timezone.now())
 
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Issue a key; `key` in the answer is its text."""
@@ -239,16 +378,16 @@ ROLE_HELP = f"One of {', '.join(TENANT_ROLES)}, or the slug of one of the tenant
 
 
 class MemberSerializer(StrictSerializer, serializers.ModelSerializer[Membership]):
-    """A person's role in the tenant. `email` is set once."""
+    """A person's role in the tenant."""
 
-    email = serializers.EmailField(source="user.email")
+    email = serializers.EmailField(source="user.email", read_only=True)
     name = serializers.CharField(source="user.name", read_only=True)
     role = serializers.CharField(max_length=63, help_text=ROLE_HELP)
 
     class Meta:
         model = Membership
         fields = ("id", "email", "name", "role", "created_at")
-        read_only_fields = ("id", "name", "created_at")
+        read_only_fields = ("id", "created_at")
 
 
 class RoleSerializer(StrictSerializer):
@@ -258,22 +397,13 @@ class RoleSerializer(StrictSerializer):
 
 
 class MemberResource(Resource[Membership]):
-    """The members of one tenant. Nobody gives a role that may do more than they; the last owner stays."""
+    """The members of one tenant; new ones are invited (/invitations/). The last owner stays."""
 
     queryset = Membership.objects.select_related("user", "tenant")
     serializer_class = MemberSerializer
     read_scope, write_scope = "members:read", "members:write"
+    http_method_names = ["get", "patch", "delete", "head"]
     filters: ClassVar = {"email": "user__email__iexact", "role": "role"}
-
-    def perform_create(self, serializer: serializers.BaseSerializer[Membership]) -> None:
-        """Raises ApiError as `members.add_member`."""
-        given = serializer.validated_data
-        if self.tenant is None:
-            msg = "members live under a tenant's path"
-            raise RuntimeError(msg)
-        serializer.instance = members.add_member(
-            tenant=self.tenant, email=given["user"]["email"], role=given["role"], actor=self.principal
-        )
 
     @extend_schema(request=RoleSerializer, responses={200: MemberSerializer})
     def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -11,6 +11,7 @@ class TenantsConfig(AppConfig):
     )
 
     def ready(self) -> None:
-        from tenants import isolation, schema  # noqa: F401, PLC0415 - schema registers with drf-spectacular
+        # Needs the models; schema registers with drf-spectacular, sign_ins with allauth's signals.
+        from tenants import isolation, schema, sign_ins  # noqa: F401, PLC0415
 
         checks.register(isolation.check_walls, checks.Tags.database, deploy=True)

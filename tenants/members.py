@@ -1,68 +1,51 @@
-"""People in tenants: add, change and remove members; and the door of the console, which has no sign-up.
-
-A tenant never loses its last owner. Mail goes out after the commit, and a failing mail server undoes nothing:
-"forgot password" on the sign-in page sends the same link again.
+"""People in tenants: their accounts and memberships. Nobody comes in here but by an invitation
+(tenants/invitations.py) or a tenant's provider (tenants/sso.py). A tenant never loses its last owner.
 """
 
-from functools import partial
-from types import SimpleNamespace
-from typing import Any
-from urllib.parse import quote, urlsplit
-
-from allauth.account.adapter import DefaultAccountAdapter, get_adapter
-from allauth.account.forms import default_token_generator
-from allauth.account.utils import user_pk_to_url_str
-from django.conf import settings
-from django.core.exceptions import ValidationError
-from django.core.validators import validate_email
 from django.db import transaction
-from django.http import HttpRequest
-from django.urls import reverse
 
 from tenants import audit, roles, versions
 from tenants.errors import ApiError
-from tenants.models import Membership, Tenant, User
+from tenants.models import CustomRole, Membership, Tenant, User
 from tenants.principal import Principal
+from tenants.scopes import TENANT_ROLES
 
 
-class ClosedDoorAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth ships no types
-    """allauth without sign-up; links in mails start with PUBLIC_URL, never with a request's Host header."""
+def create_person(
+    *, email: str, actor: Principal, by: str, name: str = "", password: str | None = None
+) -> User:
+    """An account for somebody who has shown that the address is theirs. The caller holds a transaction.
 
-    def is_open_for_signup(self, request: HttpRequest) -> bool:
-        return False
-
-    def get_reset_password_from_key_url(self, key: str) -> str:
-        path = reverse("account_reset_password_from_key", kwargs={"uidb36": "UID", "key": "KEY"})
-        return f"{settings.PUBLIC_URL}{path.replace('UID-KEY', quote(key))}"
-
-    def format_email_subject(self, subject: str) -> str:
-        return f"Tollhouse: {subject}"
-
-    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
-        site = SimpleNamespace(name="Tollhouse", domain=urlsplit(settings.PUBLIC_URL).netloc)
-        self.render_mail(template_prefix, email, {"email": email, "current_site": site, **context}).send()
-
-
-def add_member(*, tenant: Tenant, email: str, role: str, actor: Principal) -> Membership:
-    """Make a person a member. A new person gets a mail with a link to choose a password.
-
-    Raises ApiError: invalid_request for a bad email or role, permission_denied for a role that may do more
-    than `actor`, conflict for somebody who is a member already.
+    `by` says how: an invitation, a connection. Raises ApiError conflict when there is one already.
     """
-    email = email.strip().lower()
-    try:
-        validate_email(email)
-    except ValidationError as error:
-        raise ApiError("invalid_request", "This is not an email address.", param="email") from error
+    if User.objects.filter(email__iexact=email).exists():
+        raise ApiError("conflict", "There is an account with this address.", param="email")
+    user = User.objects.create_user(email, password, name=name)
+    audit.record(
+        principal=actor,
+        action="user.create",
+        object_type="user",
+        object_id=user.id,
+        tenant=None,
+        after={"email": user.email, "by": by},
+    )
+    return user
+
+
+def join(*, tenant: Tenant, user: User, role: str, actor: Principal) -> Membership:
+    """Make an account a member. Whether `role` may be given was judged when it was offered.
+
+    Raises ApiError: conflict for a member, and for a role that is no longer there.
+    """
     with transaction.atomic():
-        versions.bump("tenants")  # also puts two invitations of the same person in line
-        own = roles.assignable(role, tenant=tenant, actor=actor)
-        user = User.objects.filter(email__iexact=email).first()
-        is_new = user is None
-        if user is None:
-            user = User.objects.create_user(email)
+        versions.bump("tenants")  # also puts two ways into the same tenant in line
+        own = (
+            None if role in TENANT_ROLES else CustomRole.objects.for_tenant(tenant).filter(slug=role).first()
+        )
+        if own is None and role not in TENANT_ROLES:
+            raise ApiError("conflict", f"The role {role!r} is no longer there. Ask for a new invitation.")
         if Membership.objects.filter(tenant=tenant, user=user).exists():
-            raise ApiError("conflict", f"{email} is a member already.", param="email")
+            raise ApiError("conflict", f"{user.email} is a member already.", param="email")
         membership = Membership.objects.create(tenant=tenant, user=user, role=role, custom_role=own)
         audit.record(
             principal=actor,
@@ -70,10 +53,8 @@ def add_member(*, tenant: Tenant, email: str, role: str, actor: Principal) -> Me
             object_type="member",
             object_id=membership.id,
             tenant=tenant,
-            after={"email": email, "role": role},
+            after={"email": user.email, "role": role},
         )
-        if is_new:
-            transaction.on_commit(partial(_send_invitation, user, tenant, actor), robust=True)
     return membership
 
 
@@ -138,14 +119,3 @@ def _keep_an_owner(membership: Membership) -> None:
     others = Membership.objects.filter(tenant_id=membership.tenant_id, role=Membership.Role.OWNER)
     if not others.exclude(pk=membership.pk).exists():
         raise ApiError("conflict", "A tenant needs an owner: make somebody else owner first.", param="role")
-
-
-def _send_invitation(user: User, tenant: Tenant, actor: Principal) -> None:
-    adapter = get_adapter()
-    token = f"{user_pk_to_url_str(user)}-{default_token_generator.make_token(user)}"
-    context = {
-        "tenant": tenant,
-        "invited_by": actor.label,
-        "password_reset_url": adapter.get_reset_password_from_key_url(token),
-    }
-    adapter.send_mail("emails/invitation", user.email, context)

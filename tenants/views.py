@@ -1,4 +1,4 @@
-"""Console pages about people and keys: API keys, members, one's own account.
+"""Console pages about API keys: one tenant's, and for operators everybody's.
 
 Each view calls one verb or one query. A key's text leaves this module once, in the answer to the POST that
 made it, and is kept nowhere.
@@ -7,8 +7,8 @@ made it, and is kept nowhere.
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import cast
+from urllib.parse import quote
 from uuid import UUID
-from zoneinfo import available_timezones
 
 from django import forms
 from django.conf import settings
@@ -17,20 +17,20 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 
-from tenants import keys, members
+from tenants import keys
 from tenants.console import (
     ConsoleRequest,
     add_refusal,
     page_of,
-    signed_in_room,
+    platform_room,
     tenant_room,
+    uuid_or_none,
     words_of,
 )
 from tenants.errors import ApiError
-from tenants.models import ApiKey, Membership, Tenant
+from tenants.models import ApiKey, OwnedQuerySet, Tenant
 from tenants.principal import Principal
-from tenants.profile import change_profile
-from tenants.scopes import SCOPES
+from tenants.scopes import SCOPES, grants
 
 DAY_S = 24 * 3600
 GRACE_CHOICES = (
@@ -48,13 +48,21 @@ EXPIRY_CHOICES = (
     ("on", "On a date"),
 )
 CALL_SCOPES = ("inference:chat", "inference:completions", "inference:embeddings", "models:read")
+SHOWN = (
+    ("", "In use"),
+    ("mine", "Mine"),
+    ("unused", "Unused for 30 days"),
+    ("unused-90", "Unused for 90 days"),
+    ("expiring", "Ending within 7 days"),
+    ("all", "All, with revoked ones"),
+)
 
 
-# ------------------------------------------------------------------ keys
+# ------------------------------------------------------------------ forms
 
 
-class KeyForm(forms.Form):
-    """What a new key may do. Offers only scopes that its maker holds."""
+class RightsForm(forms.Form):
+    """What a key may do. Offers only scopes that the person holds."""
 
     name = forms.CharField(max_length=100, help_text="Where it will be used, e.g. “Production backend”.")
     call_scopes = forms.MultipleChoiceField(
@@ -123,6 +131,58 @@ class KeyForm(forms.Form):
             return datetime.combine(day, time.min, timezone.get_current_timezone()).astimezone(UTC)
         return now + timedelta(days=int(choice)) if choice else None
 
+    def rights(self, now: datetime) -> dict[str, object]:
+        """As `keys.issue` and `keys.change` take them."""
+        data = self.cleaned_data
+        return {
+            "name": data["name"],
+            "scopes": [*data["call_scopes"], *data["manage_scopes"]],
+            "allowed_models": words_of(data["allowed_models"]),
+            "allowed_ips": words_of(data["allowed_ips"]),
+            "limit_rpm": data["limit_rpm"],
+            "limit_tpm": data["limit_tpm"],
+            "max_concurrent": data["max_concurrent"],
+            "expires_at": self.expires_at(now),
+        }
+
+
+class ChangeForm(RightsForm):
+    """A key as it is, to be changed. A wildcard of an older key is shown as the scopes it stands for."""
+
+    expiry = forms.ChoiceField(
+        label="Expires", choices=(("keep", "As it is"), *EXPIRY_CHOICES), required=False, initial="keep"
+    )
+
+    def __init__(
+        self, data: object, *, key: ApiKey, principal: Principal, tenant: Tenant, now: datetime
+    ) -> None:
+        self.key = key
+        held = [scope for scope in SCOPES if grants(key.scopes, scope)]
+        initial = {
+            "name": key.name,
+            "call_scopes": [scope for scope in held if scope in CALL_SCOPES],
+            "manage_scopes": [scope for scope in held if scope not in CALL_SCOPES],
+            "allowed_models": "\n".join(key.allowed_models),
+            "allowed_ips": "\n".join(key.allowed_ips),
+            "limit_rpm": key.limit_rpm,
+            "limit_tpm": key.limit_tpm,
+            "max_concurrent": key.max_concurrent,
+        }
+        super().__init__(data, initial=initial, principal=principal, tenant=tenant)
+
+    def expires_at(self, now: datetime) -> datetime | None:
+        """As chosen; "keep" is what it was."""
+        return self.key.expires_at if self.cleaned_data["expiry"] == "keep" else super().expires_at(now)
+
+    def changes(self, now: datetime) -> dict[str, object]:
+        """What differs from the key as it is."""
+        rights = self.rights(now)
+        if not {"call_scopes", "manage_scopes"} & set(self.changed_data):
+            del rights["scopes"]
+        if self.cleaned_data["expiry"] == "keep":
+            del rights["expires_at"]
+        return {name: value for name, value in rights.items() if value != getattr(self.key, name)}
+
 
 class RotateForm(forms.Form):
     grace_s = forms.TypedChoiceField(
@@ -130,61 +190,153 @@ class RotateForm(forms.Form):
     )
 
 
+class LeakForm(forms.Form):
+    reason = forms.CharField(
+        label="Where it was seen",
+        max_length=500,
+        widget=forms.TextInput(attrs={"placeholder": "e.g. a public repository, a log file"}),
+        help_text="Stands in the audit trail and in the mail to owners and admins.",
+    )
+    is_replaced = forms.BooleanField(
+        label="Make a new key with the same rights", required=False, initial=True
+    )
+
+
 def state_of(key: ApiKey, now: datetime) -> str:
-    """active, expiring (ends within seven days), expired or revoked."""
+    """active, expiring (ends within seven days), expired, leaked or revoked."""
+    if key.leaked_at is not None:
+        return "leaked"
     if key.revoked_at is not None:
         return "revoked"
     if key.expires_at is not None and key.expires_at <= now:
         return "expired"
-    if key.expires_at is not None and key.expires_at <= now + timedelta(days=7):
+    if key.expires_at is not None and key.expires_at <= now + keys.EXPIRES_SOON:
         return "expiring"
     return "active"
 
 
+def _shown(rows: OwnedQuerySet[ApiKey], show: str, *, principal: Principal) -> OwnedQuerySet[ApiKey]:
+    now = timezone.now()
+    match show:
+        case "all":
+            return rows
+        case "mine":
+            return rows.filter(revoked_at__isnull=True, created_by=principal.label)
+        case "unused":
+            return keys.unused(rows, days=30, now=now)
+        case "unused-90":
+            return keys.unused(rows, days=90, now=now)
+        case "expiring":
+            return keys.expiring(rows, days=keys.EXPIRES_SOON.days, now=now)
+        case _:
+            return rows.filter(revoked_at__isnull=True)
+
+
+# ------------------------------------------------------------------ lists
+
+
 @tenant_room("keys:read")
 def key_list(request: ConsoleRequest, tenant: Tenant) -> HttpResponse:
-    """Every key of the tenant, newest first."""
+    """The tenant's keys, newest first; those that show what is asked for."""
     rows = ApiKey.objects.for_tenant(tenant).visible_to(request.principal, "keys:read")
-    if request.GET.get("show") != "all":
-        rows = rows.filter(revoked_at__isnull=True)
-    page = page_of(rows, cursor=request.GET.get("cursor", ""))
+    return _list(request, rows, template="tenants/key_list.html")
+
+
+@platform_room("keys:read")
+def platform_key_list(request: ConsoleRequest) -> HttpResponse:
+    """Everybody's keys, and the operator's own."""
+    rows = ApiKey.objects.visible_to(request.principal, "keys:read").select_related("tenant")
+    return _list(request, rows, template="tenants/platform_key_list.html")
+
+
+def _list(request: ConsoleRequest, rows: OwnedQuerySet[ApiKey], *, template: str) -> HttpResponse:
+    show = request.GET.get("show", "")
+    page = page_of(_shown(rows, show, principal=request.principal), cursor=request.GET.get("cursor", ""))
     now = timezone.now()
-    listed = [(key, state_of(key, now)) for key in page.rows]
-    return render(
-        request, "tenants/key_list.html", {"page": page, "keys": listed, "show": request.GET.get("show", "")}
-    )
+    context = {
+        "page": page,
+        "keys": [(key, state_of(key, now)) for key in page.rows],
+        "show": show,
+        "shown": SHOWN,
+        "rotate_form": RotateForm(),
+    }
+    return render(request, template, context)
+
+
+@tenant_room(write="keys:write")
+def key_bulk(request: ConsoleRequest, tenant: Tenant) -> HttpResponse:
+    """Rotate or revoke the keys that were ticked, all or none of them."""
+    rows = ApiKey.objects.for_tenant(tenant).visible_to(request.principal, "keys:write")
+    return _bulk(request, rows, tenant=tenant)
+
+
+@platform_room(write="keys:write")
+def platform_key_bulk(request: ConsoleRequest) -> HttpResponse:
+    """The same, over everybody's."""
+    rows = ApiKey.objects.visible_to(request.principal, "keys:write").select_related("tenant")
+    return _bulk(request, rows, tenant=None)
+
+
+def _bulk(request: ConsoleRequest, rows: OwnedQuerySet[ApiKey], *, tenant: Tenant | None) -> HttpResponse:
+    back = redirect("key_list", tenant.slug) if tenant else redirect("platform_key_list")
+    ids = {found for text in request.POST.getlist("keys") if (found := uuid_or_none(text))}
+    chosen = list(rows.filter(pk__in=ids))
+    now = timezone.now()
+    form = RotateForm(request.POST)
+    try:
+        if request.POST.get("action") == "revoke":
+            keys.revoke_many(keys=chosen, actor=request.principal, now=now)
+            messages.success(request, f"{len(chosen)} revoked. Calls with them are refused from now on.")
+            return back
+        if not form.is_valid():
+            raise ApiError("invalid_request", "Choose how long the old keys go on.")
+        issued = keys.rotate_many(
+            keys=chosen, grace_s=form.cleaned_data["grace_s"], actor=request.principal, now=now
+        )
+    except ApiError as error:
+        messages.error(request, error.message if chosen else "Tick the keys first.")
+        return back
+    return _show_list_once(request, issued, grace_s=form.cleaned_data["grace_s"])
+
+
+def _show_list_once(request: ConsoleRequest, issued: Sequence[keys.Issued], *, grace_s: int) -> HttpResponse:
+    lines = [
+        "\t".join((each.key.tenant.slug if each.key.tenant else "platform", each.key.name, each.text))
+        for each in issued
+    ]
+    text = "\n".join(lines)
+    context = {
+        "text": text,
+        "count": len(issued),
+        "download": f"data:text/plain;charset=utf-8,{quote(text + '\n', safe='')}",
+        "ends_at": timezone.now() + timedelta(seconds=grace_s) if grace_s else None,
+    }
+    return render(request, "tenants/keys_created.html", context)
+
+
+# ------------------------------------------------------------------ one key
 
 
 @tenant_room("keys:write", write="keys:write")
 def key_create(request: ConsoleRequest, tenant: Tenant) -> HttpResponse:
     """The form, and on success the page that shows the text this once."""
-    form = KeyForm(request.POST or None, principal=request.principal, tenant=tenant)
+    form = RightsForm(request.POST or None, principal=request.principal, tenant=tenant)
     if request.method == "POST" and form.is_valid():
-        data = form.cleaned_data
         try:
-            issued = keys.issue(
-                tenant=tenant,
-                name=data["name"],
-                scopes=[*data["call_scopes"], *data["manage_scopes"]],
-                allowed_models=words_of(data["allowed_models"]),
-                allowed_ips=words_of(data["allowed_ips"]),
-                limit_rpm=data["limit_rpm"],
-                limit_tpm=data["limit_tpm"],
-                max_concurrent=data["max_concurrent"],
-                expires_at=form.expires_at(timezone.now()),
-                actor=request.principal,
-            )
+            rights = form.rights(timezone.now())
+            issued = keys.issue(tenant=tenant, actor=request.principal, **rights)  # type: ignore[arg-type]
         except ApiError as error:
             add_refusal(form, error)
         else:
-            return _show_once(request, issued)
+            return show_once(request, issued)
     status = 422 if form.is_bound else 200
     return render(request, "tenants/key_create.html", {"form": form}, status=status)
 
 
-def _show_once(
+def show_once(
     request: ConsoleRequest, issued: keys.Issued, *, replaced: ApiKey | None = None
 ) -> HttpResponse:
+    """The page with a key's text, which exists only in this answer."""
     context = {
         "key": issued.key,
         "text": issued.text,
@@ -194,26 +346,47 @@ def _show_once(
     return render(request, "tenants/key_created.html", context)
 
 
-def _key(request: ConsoleRequest, tenant: Tenant, key_id: UUID, scope: str) -> ApiKey:
+def key_of(request: ConsoleRequest, tenant: Tenant, key_id: UUID, scope: str) -> ApiKey:
+    """The tenant's key. Raises Http404 for any other."""
     rows = ApiKey.objects.for_tenant(tenant).visible_to(request.principal, scope)
     return get_object_or_404(rows.select_related("replaced_by", "replaces"), pk=key_id)
 
 
 @tenant_room("keys:read")
 def key_detail(request: ConsoleRequest, tenant: Tenant, key_id: UUID) -> HttpResponse:
-    """What the key may do, and the two things to be done with it."""
-    key = _key(request, tenant, key_id, "keys:read")
-    return render(
-        request,
-        "tenants/key_detail.html",
-        {"key": key, "state": state_of(key, timezone.now()), "rotate_form": RotateForm()},
-    )
+    """What the key may do, and what is to be done with it."""
+    key = key_of(request, tenant, key_id, "keys:read")
+    context = {
+        "key": key,
+        "state": state_of(key, timezone.now()),
+        "rotate_form": RotateForm(),
+        "leak_form": LeakForm(),
+    }
+    return render(request, "tenants/key_detail.html", context)
+
+
+@tenant_room("keys:write", write="keys:write")
+def key_edit(request: ConsoleRequest, tenant: Tenant, key_id: UUID) -> HttpResponse:
+    """Change what the key may do; its text stays."""
+    key = key_of(request, tenant, key_id, "keys:write")
+    now = timezone.now()
+    form = ChangeForm(request.POST or None, key=key, principal=request.principal, tenant=tenant, now=now)
+    if request.method == "POST" and form.is_valid():
+        try:
+            keys.change(key=key, changes=form.changes(now), actor=request.principal, now=now)
+        except ApiError as error:
+            add_refusal(form, error)
+        else:
+            messages.success(request, f"{form.cleaned_data['name']} is changed, for calls from now on.")
+            return redirect("key_detail", tenant.slug, key.id)
+    status = 422 if form.is_bound else 200
+    return render(request, "tenants/key_edit.html", {"form": form, "key": key}, status=status)
 
 
 @tenant_room(write="keys:write")
 def key_rotate(request: ConsoleRequest, tenant: Tenant, key_id: UUID) -> HttpResponse:
     """Replace the key; the old one goes on for the chosen grace."""
-    key = _key(request, tenant, key_id, "keys:write")
+    key = key_of(request, tenant, key_id, "keys:write")
     form = RotateForm(request.POST)
     if form.is_valid():
         try:
@@ -224,146 +397,17 @@ def key_rotate(request: ConsoleRequest, tenant: Tenant, key_id: UUID) -> HttpRes
             messages.error(request, error.message)
         else:
             key.refresh_from_db()
-            return _show_once(request, issued, replaced=key)
+            return show_once(request, issued, replaced=key)
     return redirect("key_detail", tenant.slug, key.id)
 
 
 @tenant_room(write="keys:write")
 def key_revoke(request: ConsoleRequest, tenant: Tenant, key_id: UUID) -> HttpResponse:
     """Stop the key for good; the person has typed its name."""
-    key = _key(request, tenant, key_id, "keys:write")
+    key = key_of(request, tenant, key_id, "keys:write")
     if request.POST.get("confirm", "").strip() != key.name:
         messages.error(request, "The name did not match. The key was not revoked.")
     else:
         keys.revoke(key=key, actor=request.principal, now=timezone.now())
         messages.success(request, f"{key.name} is revoked. Calls with it are refused from now on.")
     return redirect("key_detail", tenant.slug, key.id)
-
-
-# ------------------------------------------------------------------ members
-
-
-ROLE_HELP = {
-    Membership.Role.OWNER: "Everything in the workspace",
-    Membership.Role.ADMIN: "Everything in the workspace",
-    Membership.Role.DEVELOPER: "Keys, usage, requests",
-    Membership.Role.BILLING: "Usage, budgets, plan",
-    Membership.Role.VIEWER: "Look, change nothing",
-}
-
-
-class MemberForm(forms.Form):
-    email = forms.EmailField(label="E-mail", widget=forms.EmailInput(attrs={"autocomplete": "off"}))
-    role = forms.ChoiceField(
-        choices=[(role.value, f"{role.label}: {ROLE_HELP[role].lower()}") for role in Membership.Role],
-        initial=Membership.Role.DEVELOPER.value,
-    )
-
-
-class RoleForm(forms.Form):
-    role = forms.ChoiceField(choices=Membership.Role.choices)
-
-
-@tenant_room("members:read", write="members:write")
-def member_list(request: ConsoleRequest, tenant: Tenant) -> HttpResponse:
-    """Who belongs to the tenant; a POST adds somebody."""
-    form = MemberForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
-        try:
-            member = members.add_member(
-                tenant=tenant,
-                email=form.cleaned_data["email"],
-                role=form.cleaned_data["role"],
-                actor=request.principal,
-            )
-        except ApiError as error:
-            add_refusal(form, error)
-        else:
-            messages.success(request, f"{member.user.email} is now a member of {tenant.name}.")
-            return redirect("member_list", tenant.slug)
-    rows = (
-        Membership.objects.for_tenant(tenant)
-        .visible_to(request.principal, "members:read")
-        .select_related("user")
-    )
-    page = page_of(rows, cursor=request.GET.get("cursor", ""))
-    context = {"page": page, "form": form, "roles": Membership.Role.choices}
-    return render(request, "tenants/member_list.html", context, status=422 if form.is_bound else 200)
-
-
-def _membership(request: ConsoleRequest, tenant: Tenant, member_id: UUID) -> Membership:
-    rows = Membership.objects.for_tenant(tenant).visible_to(request.principal, "members:write")
-    return get_object_or_404(rows.select_related("user", "tenant"), pk=member_id)
-
-
-@tenant_room(write="members:write")
-def member_role(request: ConsoleRequest, tenant: Tenant, member_id: UUID) -> HttpResponse:
-    """Change what a member may do."""
-    membership = _membership(request, tenant, member_id)
-    form = RoleForm(request.POST)
-    if form.is_valid():
-        role = form.cleaned_data["role"]
-        try:
-            members.change_role(membership=membership, role=role, actor=request.principal)
-        except ApiError as error:
-            messages.error(request, error.message)
-        else:
-            messages.success(request, f"{membership.user.email} is now {role}.")
-    return redirect("member_list", tenant.slug)
-
-
-@tenant_room(write="members:write")
-def member_remove(request: ConsoleRequest, tenant: Tenant, member_id: UUID) -> HttpResponse:
-    """Take a member out of the tenant; the account itself stays."""
-    membership = _membership(request, tenant, member_id)
-    email = membership.user.email
-    try:
-        members.remove_member(membership=membership, actor=request.principal)
-    except ApiError as error:
-        messages.error(request, error.message)
-    else:
-        messages.success(request, f"{email} is no longer a member.")
-    return redirect("member_list", tenant.slug)
-
-
-# ------------------------------------------------------------------ account
-
-
-def zone_choices() -> Sequence[tuple[str, str]]:
-    """Time zones people live in, by name."""
-    named = sorted(
-        zone
-        for zone in available_timezones()
-        if "/" in zone and not zone.startswith(("Etc/", "posix/", "right/"))
-    )
-    return [("UTC", "UTC"), *((zone, zone.replace("_", " ")) for zone in named)]
-
-
-class AccountForm(forms.Form):
-    name = forms.CharField(
-        max_length=200, required=False, widget=forms.TextInput(attrs={"autocomplete": "name"})
-    )
-    timezone = forms.ChoiceField(
-        label="Time zone",
-        choices=zone_choices,
-        help_text="Times in the console are shown in it, with UTC on hover.",
-    )
-
-
-@signed_in_room
-def account(request: ConsoleRequest) -> HttpResponse:
-    """One's own name, time zone and roles."""
-    user = request.user
-    form = AccountForm(request.POST or None, initial={"name": user.name, "timezone": user.timezone})
-    if request.method == "POST" and form.is_valid():
-        change_profile(
-            user=user,
-            name=form.cleaned_data["name"],
-            timezone=form.cleaned_data["timezone"],
-            actor=request.principal,
-        )
-        messages.success(request, "Saved.")
-        return redirect("account")
-    memberships = Membership.objects.filter(user=user).select_related("tenant").order_by("tenant__name")
-    context = {"form": form, "memberships": memberships}
-    return render(request, "tenants/account.html", context, status=422 if form.is_bound else 200)

@@ -2,9 +2,10 @@
 
 from django.urls import include, path
 
+import tenants.sign_in_views
 import tenants.urls
 
 urlpatterns = [
     path("api/v1/", include(tenants.urls.urlpatterns)),
-    path("accounts/", include("allauth.account.urls")),
+    path("accounts/", include(tenants.sign_in_views.door_urlpatterns)),
 ]
