@@ -204,13 +204,14 @@ def _check_messages(messages: Any) -> None:
         raise _bad("messages", "messages must be a non-empty array.")
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role not in ROLES:
             raise _bad(f"{where}.role", f"role must be one of {', '.join(sorted(ROLES))}.")
         content = message.get("content")
         if isinstance(content, str):
             continue
         if content is None:
-            if message["role"] != "assistant":
+            if role != "assistant":
                 raise _bad(f"{where}.content", "content is missing.")
         elif isinstance(content, list):
             for number, part in enumerate(content):
@@ -257,7 +258,8 @@ def _check_tools(body: Json) -> None:
         raise _bad("tool_choice", "tool_choice must be none, auto, required, or name a tool.")
     if choice.get("type") == "function":
         function = choice.get("function")
-        if not isinstance(function, dict) or function.get("name") not in names:
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(name, str) or name not in names:
             raise _bad("tool_choice", "tool_choice names a function that is not among the tools.")
 
 
