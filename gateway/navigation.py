@@ -77,6 +77,13 @@ TENANT = (
     Entry(label="Budgets", scope="budgets:read", url_name="tenant_budget_list", icon="gauge"),
     Entry(label="Billing", scope="invoices:read", url_name="tenant_invoice_list", icon="receipt-text"),
     Entry(label="Members", scope="members:read", url_name="member_list", icon="users"),
+    Entry(label="Roles", scope="roles:read", url_name="role_list", icon="lock-keyhole"),
+    Entry(
+        label="Service accounts",
+        scope="members:read",
+        url_name="service_account_list",
+        icon="circle-user-round",
+    ),
     Entry(label="Audit", scope="audit:read", url_name="tenant_audit_list", icon="history"),
     Entry(label="Approvals", scope="approvals:read", url_name="tenant_proposal_list", icon="stamp"),
     Entry(label="Settings", scope="tenants:read", url_name="tenant_settings", icon="settings"),

@@ -3,7 +3,7 @@
 from django.urls import URLPattern, URLResolver, include, path
 from rest_framework.routers import SimpleRouter
 
-from tenants import api, approval_api, approval_views, people_views, sso_api, sso_views, views
+from tenants import api, approval_api, approval_views, people_views, role_views, sso_api, sso_views, views
 from tenants.places import both
 from tenants.trail import api as audit_api
 from tenants.trail import views as audit
@@ -35,9 +35,42 @@ console_urlpatterns: list[URLPattern | URLResolver] = [
     path("account/sessions/<int:session_id>/end/", people_views.session_end, name="session_end"),
     path("t/<slug:tenant_slug>/keys/", views.key_list, name="key_list"),
     path("t/<slug:tenant_slug>/keys/new/", views.key_create, name="key_create"),
+    path("t/<slug:tenant_slug>/keys/bulk/", views.key_bulk, name="key_bulk"),
+    path("t/<slug:tenant_slug>/keys/<uuid:key_id>/edit/", views.key_edit, name="key_edit"),
+    path("platform/keys/", views.platform_key_list, name="platform_key_list"),
+    path("platform/keys/bulk/", views.platform_key_bulk, name="platform_key_bulk"),
     path("t/<slug:tenant_slug>/keys/<uuid:key_id>/", views.key_detail, name="key_detail"),
     path("t/<slug:tenant_slug>/keys/<uuid:key_id>/rotate/", views.key_rotate, name="key_rotate"),
     path("t/<slug:tenant_slug>/keys/<uuid:key_id>/revoke/", views.key_revoke, name="key_revoke"),
+    path("t/<slug:tenant_slug>/roles/", role_views.role_list, name="role_list"),
+    path("t/<slug:tenant_slug>/roles/new/", role_views.role_create, name="role_create"),
+    path("t/<slug:tenant_slug>/roles/<slug:role>/", role_views.role_edit, name="role_edit"),
+    path("t/<slug:tenant_slug>/roles/<slug:role>/remove/", role_views.role_remove, name="role_remove"),
+    path(
+        "t/<slug:tenant_slug>/service-accounts/",
+        role_views.service_account_list,
+        name="service_account_list",
+    ),
+    path(
+        "t/<slug:tenant_slug>/service-accounts/<uuid:account_id>/",
+        role_views.service_account_detail,
+        name="service_account_detail",
+    ),
+    path(
+        "t/<slug:tenant_slug>/service-accounts/<uuid:account_id>/key/",
+        role_views.service_account_key,
+        name="service_account_key",
+    ),
+    path(
+        "t/<slug:tenant_slug>/service-accounts/<uuid:account_id>/role/",
+        role_views.service_account_role,
+        name="service_account_role",
+    ),
+    path(
+        "t/<slug:tenant_slug>/service-accounts/<uuid:account_id>/status/",
+        role_views.service_account_status,
+        name="service_account_status",
+    ),
     path("t/<slug:tenant_slug>/members/", people_views.member_list, name="member_list"),
     path("t/<slug:tenant_slug>/members/<uuid:member_id>/role/", people_views.member_role, name="member_role"),
     path(

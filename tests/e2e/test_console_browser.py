@@ -159,6 +159,13 @@ OWNER_PAGES = {
     "keys-empty": "/t/fresh-foods/keys/",
     "key-new": "/t/acme/keys/new/",
     "key": "/t/acme/keys/{key_id}/",
+    "roles": "/t/acme/roles/",
+    "roles-empty": "/t/fresh-foods/roles/",
+    "role-new": "/t/acme/roles/new/",
+    "role": "/t/acme/roles/auditor/",
+    "service-accounts": "/t/acme/service-accounts/",
+    "service-accounts-empty": "/t/fresh-foods/service-accounts/",
+    "service-account": "/t/acme/service-accounts/{account_id}/",
     "data": "/t/acme/settings/data/",
     "data-empty": "/t/fresh-foods/settings/data/",
     "tenant-certificates": "/t/acme/settings/data/certificates/?verify=1",
@@ -242,7 +249,8 @@ def empty(kept_plans):
     from billing.models import Plan, PlanVersion, Subscription
 
     tables = (
-        "tenants_membership, tenants_apikey, tenants_datakey, tenants_auditevent, tenants_audithead,"
+        "tenants_membership, tenants_serviceaccount, tenants_customrole, tenants_apikey, tenants_datakey,"
+        " tenants_auditevent, tenants_audithead,"
         " tenants_auditcheckpoint, tenants_auditsink, tenants_proposal,"
         " tenants_idempotencyrecord, tenants_configversion, routing_credential, routing_endpoint,"
         " routing_costrate, routing_model, routing_killswitch,"
@@ -357,6 +365,7 @@ def ids_of(world):
         "request_id": world.request_id,
         "failed_id": world.failed_id,
         "key_id": world.key.id,
+        "account_id": world.account_id,
         "replay_id": world.replay.id,
         **asdict(world.money),
         "policy_id": RoutingPolicy.objects.get(slug="eu-careful").id,

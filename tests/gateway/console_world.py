@@ -26,7 +26,17 @@ from routing.models import CostRate, Endpoint, Model, Provider, RoutingPolicy, R
 from routing.policies import bindings, wordings
 from tenants import approvals, keys
 from tenants.ids import instant_of, uuid7
-from tenants.models import ApiKey, AuditEvent, AuditSink, Membership, Proposal, Tenant, User
+from tenants.models import (
+    ApiKey,
+    AuditEvent,
+    AuditSink,
+    CustomRole,
+    Membership,
+    Proposal,
+    ServiceAccount,
+    Tenant,
+    User,
+)
 from tenants.principal import SYSTEM, Principal
 from tests.gateway import console_data, console_money
 
@@ -79,6 +89,7 @@ class World:
     request_id: UUID  # a call of acme that failed over
     failed_id: UUID  # a call of acme that nobody served
     stranger_id: UUID  # a call of nordlicht
+    account_id: UUID  # a service account of acme
     replay: Replay  # a finished what-if
     money: console_money.Money
     data: console_data.Data
@@ -119,6 +130,12 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
         (fresh, "ada", "owner"),
     ):
         Membership.objects.create(tenant=tenant, user=people[name], role=role)
+    auditor = CustomRole.objects.create(
+        tenant=acme, slug="auditor", name="Auditor", scopes=["usage:read", "tenants:read", "audit:read"]
+    )
+    account = ServiceAccount.objects.create(
+        tenant=acme, name="Deployments", role=auditor.slug, custom_role=auditor
+    )
     _plans(acme)
     _routes()
     _policies(acme)
@@ -153,6 +170,7 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
         request_id=request_id,
         failed_id=failed_id,
         stranger_id=stranger_id,
+        account_id=account.id,
         replay=_replay(now),
         money=money,
         data=console_data.build(acme=acme, request_id=request_id, actor=SYSTEM, now=now),
