@@ -26,7 +26,7 @@ LAST: Final = "+Inf"
 type Labels = tuple[tuple[str, str], ...]
 
 
-def count(pipe: "redis.client.Pipeline[Any]", rows: Iterable[UsageRecord], log: Iterable[LogEntry]) -> None:
+def count(pipe: "redis.client.Pipeline", rows: Iterable[UsageRecord], log: Iterable[LogEntry]) -> None:
     """Add finished calls to the totals, with whatever else the pipeline does."""
     for series, amount in increments(rows, log).items():
         pipe.hincrby(CALLS, series, amount)
