@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: up test test-real check fmt fmt-check lint imports types migrations templates bench failover faults hooks help ground browser
+.PHONY: up test test-real check sbom audit audit-if-reachable fuzz fmt fmt-check lint imports types migrations templates bench failover faults hooks help ground browser
 
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen
@@ -24,7 +24,19 @@ test: ground browser ## the whole test suite on its own private servers (PYTEST_
 test-real: ground ## the end-to-end test against a real local model; its first build takes minutes
 	$(RUN) pytest -m real tests/e2e/test_real_provider.py $(PYTEST_ARGS)
 
-check: fmt-check lint imports types migrations templates test ## all that must pass before a push
+check: fmt-check lint imports types migrations templates sbom audit-if-reachable test ## all that must pass before a push
+
+sbom: ground ## what we ship, as CycloneDX: build/sbom.cdx.json
+	@$(RUN) python -m tools.supply_chain sbom
+
+audit: ground ## advisories about every locked package; exit status 2 when they cannot be asked
+	@$(RUN) python -m tools.supply_chain audit
+
+audit-if-reachable: ground # as audit, but "NOT CHECKED" passes: a train has no advisories
+	@$(RUN) python -m tools.supply_chain audit --tolerate-offline
+
+fuzz: ground ## 100,000 malformed requests: no 500, no hang, no row written (FUZZ_REQUESTS=n for another number)
+	FUZZ_REQUESTS=$${FUZZ_REQUESTS:-100000} $(RUN) pytest -n 0 -s -p no:logging tests/gateway/test_fuzz.py
 
 fmt: ground ## format and sort, in place
 	$(RUN) ruff check --fix-only --quiet .
