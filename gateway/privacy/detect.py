@@ -287,9 +287,9 @@ _LETTER: Final = b"\xff"
 _GONE: Final = b"\x01"
 _ESCAPE: Final = re.compile(
     rb"%[2-7][0-9A-Fa-f]|&(?:#[0-9]{1,6}|#[xX][0-9A-Fa-f]{1,5}|commat|nbsp|period|plus|hyphen|dash|shy|amp|lt|gt|quot"
-    rb"|lpar|rpar|colon|lowbar|num|sol);|\\(?:u[0-9A-Fa-f]{4}|[nrt\"/\\])"
+    rb"|lpar|rpar|colon|lowbar|num|sol);|\\+(?:u[0-9A-Fa-f]{4}|[nrt\"/])"
 )
-_BACKSLASHED: Final = {b"n": b"\n", b"r": b"\n", b"t": b"\t", b'"': b'"', b"/": b"/", b"\\": b"\\"}
+_BACKSLASHED: Final = {b"n": b"\n", b"r": b"\n", b"t": b"\t", b'"': b'"', b"/": b"/"}
 
 
 @functools.lru_cache(maxsize=8192)
@@ -396,9 +396,10 @@ def _escaped(escape: bytes) -> bytes:
         return bytes((int(escape[1:], 16),))
     if escape[:1] == b"&":
         return _one(html.unescape(escape.decode()))
-    if escape[1:2] == b"u":
-        return _one(chr(int(escape[2:].decode(), 16)))
-    return _BACKSLASHED[escape[1:]]
+    escape = escape.lstrip(b"\\")  # JSON in JSON escapes its escapes
+    if escape[:1] == b"u":
+        return _one(chr(int(escape[1:].decode(), 16)))
+    return _BACKSLASHED[escape]
 
 
 def _one(text: str) -> bytes:

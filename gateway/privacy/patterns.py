@@ -121,7 +121,7 @@ def _email(sight: Sight, start: int, end: int) -> Iterator[Span]:
         return  # a repository's address
     before = shadow[max(0, start - 200) : start]
     scheme = before.rpartition(b"://")
-    if scheme[1] and shadow[start - 1 : start] == b":" and not re.search(rb"[\s/@]", scheme[2]):
+    if scheme[1] and b":" in scheme[2] and not re.search(rb"[\s/]", scheme[2]):
         return  # a password in a URL, and a host
     yield Span(start, end, EMAIL)
 
@@ -129,10 +129,10 @@ def _email(sight: Sight, start: int, end: int) -> Iterator[Span]:
 # ------------------------------------------------------------------ addresses
 
 _ADDRESS_WORDS: Final = re.compile(
-    r"(?:\bv|version|release|ver\.?|chapter|section|sections|kapitel|anexo|build|upgraded from [\w. ]*|"
-    r"§|oid|image)[\s:=]{0,3}$"
+    r"(?:\bv|version|release|firmware|ver\.?|chapter|section|sections|kapitel|anexo|build|upgraded from [\w. ]*|"
+    r"§|oid|image|(?:^|\n)#+)[\s:=]{0,3}$"
 )
-_LONE_VERSION: Final = re.compile(r"version|upgrade|release|chapter|section")
+_LONE_VERSION: Final = re.compile(r"version|upgrade|release|firmware|chapter|section")
 
 
 def _ipv4(sight: Sight, start: int, end: int) -> Iterator[Span]:
@@ -478,6 +478,9 @@ def _is_ssn(digits: str) -> bool:
     )
 
 
+_SSN_WORDS: Final = re.compile(r"\bssn|social security|\bsocial\b")
+
+
 def _is_personnummer(digits: str) -> bool:
     return bool(stdnum.se.personnummer.is_valid(f"{digits[:-4]}-{digits[-4:]}"))
 
@@ -488,9 +491,8 @@ def _is_idnr(digits: str) -> bool:
 
 _NUMERIC: Final[Mapping[int, tuple[_Numeric, ...]]] = {
     9: (
-        _Numeric(
-            _groupings((3, 2, 4)), _gaps(b"-"), _is_ssn, re.compile(r"\bssn|social security|\bsocial\b")
-        ),
+        _Numeric(_groupings((3, 2, 4)), _gaps(b"-"), _is_ssn, _SSN_WORDS),
+        _Numeric(_groupings((3, 2, 4)), _gaps(b" ."), _is_ssn, _SSN_WORDS, is_always=True),
         _Numeric(
             _groupings((4, 2, 3), (3, 3, 3)),
             _gaps(b" ."),
@@ -628,13 +630,14 @@ def _is_phone(sight: Sight, window: _Window, *, has_plus: bool) -> bool:
         return False
     if window.sizes == (3, 3, 4) and digits[0] not in "01" and digits[3] not in "01":
         return bool(window.gaps & {b") ", b")", b")-"}) or (len(window.gaps) == 1 and _is_valid(digits, "US"))
+    if window.sizes == (2, 2, 2, 2, 2) and digits[0] == "0" != digits[1]:  # as France writes them
+        return len(window.gaps) == 1 and _has(_FRENCH_LEAD, sight, window.start)
     if digits[0] != "0" or digits[1] == "0" or not 10 <= len(digits) <= 12 or b"." in window.gaps:
         return False
-    if window.sizes == (2, 2, 2, 2, 2):
-        return True
     return window.sizes[0] > 2 and any(_is_valid(digits, region) for region in _ZERO_REGIONS)
 
 
+_FRENCH_LEAD: Final = re.compile(r"(?:^|[\n,;:|(\"'>]|\b(?:au|le|du|ou|et|num[ée]ro|n°))\s*$")
 _DATE: Final = re.compile(
     rb"\b(?:19|20)[0-9]{2}[-/.][01][0-9][-/.][0-3][0-9]|\b[0-3]?[0-9][./][01]?[0-9][./](?:19|20)[0-9]{2}\b"
 )
