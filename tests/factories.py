@@ -1,8 +1,10 @@
 """Rows for tests, made by the product's own verbs where there is one. Every argument has a default."""
 
 import itertools
+import random
 from typing import Any
 
+from django.test import Client
 from rest_framework.test import APIClient
 
 from tenants import keys
@@ -33,6 +35,12 @@ def api_key(
 ) -> keys.Issued:
     """A key of a tenant, or of the platform when `of` is None. Without scopes it may do everything there."""
     return keys.issue(tenant=of, name=name, scopes=scopes or ("*",), actor=actor, **rights)
+
+
+def browser(**headers: Any) -> Client:
+    """A browser at an address of its own: sign-ins are limited by address, and tests share the limits."""
+    a, b, c = (random.randrange(1, 255) for _ in range(3))
+    return Client(REMOTE_ADDR=f"10.{a}.{b}.{c}", **headers)
 
 
 def key_client(text: str) -> APIClient:
