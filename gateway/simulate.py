@@ -28,13 +28,14 @@ from routing.health.tracker import Tracker
 from routing.models import RoutingPolicyVersion
 from routing.policies.names import POLICY_PREFIX, bound_policy
 from routing.policies.plan import plan
-from routing.policies.preferences import read_preferences
+from routing.policies.preferences import forgetful, read_preferences
 from routing.policies.refusals import NoTarget
 from routing.policies.request import PlanRequest
 from routing.types import NO_HEALTH, Dropped, Health, Json, Operation, RoutePlan, Target
 from tenants import versions
 from tenants.errors import ApiError
 from tenants.models import ApiKey, Tenant
+from tenants.retention import setting_of
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def _request_of(imagined: Imagined, *, allow_unpriced: bool) -> PlanRequest:
     terms = terms_of(subscriptions.current_version(imagined.tenant))
     key_models = frozenset(imagined.key.allowed_models) if imagined.key else frozenset()
     regions = imagined.tenant.region_policy
-    capabilities = imagined.capabilities
+    capabilities, wishes = imagined.capabilities, read_preferences(preferences)
     return PlanRequest(
         model=imagined.model,
         operation=imagined.operation,
@@ -165,7 +166,7 @@ def _request_of(imagined: Imagined, *, allow_unpriced: bool) -> PlanRequest:
         plan=terms.plan.partition("@")[0],
         end_user=imagined.end_user,
         tags=imagined.tags,
-        preferences=read_preferences(preferences),
+        preferences=forgetful(wishes) if setting_of(imagined.tenant).zero_retention else wishes,
     )
 
 

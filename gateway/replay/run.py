@@ -14,6 +14,7 @@ from gateway.replay.recorded import RecordedCall
 from gateway.state.snapshot import allowed_models
 from routing.catalog.cost import Unpriced, cost_of
 from routing.policies.plan import PlanRequest, plan
+from routing.policies.preferences import forgetful
 from routing.types import Health, Operation, Target, Usage
 from tenants.errors import ApiError
 from tenants.snapshot import TenantsSnapshot
@@ -144,6 +145,7 @@ def _route(
             feature=call.feature,
             plan=terms.plan.partition("@")[0],
             end_user=call.end_user,
+            preferences=forgetful(None) if tenant is not None and tenant.zero_retention else None,
         ),
         world.routing,
         health=health,

@@ -15,6 +15,7 @@ from routing.policies import bindings, wordings
 from tenants import keys, lifecycle
 from tenants.models import AuditEvent, Tenant
 from tenants.principal import SYSTEM
+from tenants.retention import change_setting
 from tests.gateway.test_policies import client_of, error_of
 
 pytestmark = pytest.mark.django_db
@@ -124,6 +125,16 @@ def test_a_refusal_is_the_answer_and_says_what_was_left_out(
 
 def test_the_tenants_regions_count(operator: APIClient, cheap: RoutingPolicy, acme: Tenant) -> None:
     lifecycle.change_tenant(tenant=acme, changes={"region_policy": ["eu"]}, actor=SYSTEM)
+    assert places(ask(operator)) == ["dear"]
+
+
+def test_a_tenants_zero_retention_leaves_out_who_keeps_anything(
+    operator: APIClient, cheap: RoutingPolicy, acme: Tenant
+) -> None:
+    change_setting(tenant=acme, changes={"zero_retention": True}, actor=SYSTEM)
+    assert places(ask(operator)) == []
+    Provider.objects.filter(slug="dear").update(retention_days=0)
+    simulate._held.clear()
     assert places(ask(operator)) == ["dear"]
 
 

@@ -3,6 +3,7 @@
 import uuid
 
 import pytest
+from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, get_resolver
 from django.utils import timezone
@@ -10,9 +11,11 @@ from django.utils import timezone
 from billing.models import AlertChannel, AlertDelivery, AlertFiring, AlertRule, Budget
 from billing.payments import book as payments
 from billing.wallets import book as wallets
-from tenants import keys
+from gateway.content import certificates, erase
+from tenants import keys, retention
 from tenants.models import AuditEvent, AuditSink, Membership, Proposal, Tenant, User
 from tenants.principal import SYSTEM
+from tests.gateway.content.world import content, logged
 
 PUBLIC = {"schema", "docs"}
 REFUSED = {401, 403, 404, 405}
@@ -47,10 +50,20 @@ def world(db):
     alerts = alerts_of(theirs, budget)
     trail = trail_of(theirs)
     credit = credit_of(theirs)
+    kept = kept_of(theirs)
     stranger = keys.issue(tenant=mine, name="stranger", scopes=("*",), actor=SYSTEM).text
     return {
         "stranger": stranger,
-        "ids": [str(key.id), str(member.id), str(budget.id), *alerts, *credit, *trail, str(uuid.UUID(int=1))],
+        "ids": [
+            str(key.id),
+            str(member.id),
+            str(budget.id),
+            *alerts,
+            *credit,
+            *trail,
+            *kept,
+            str(uuid.UUID(int=1)),
+        ],
     }
 
 
@@ -65,6 +78,22 @@ def trail_of(theirs):
         scope="budgets:write", object_id="Theirs-secret", people=[], expires_at=timezone.now(),
     )  # fmt: skip
     return [str(each.id) for each in (sink, proposal, AuditEvent.objects.filter(tenant=theirs).first())]
+
+
+def kept_of(theirs):
+    """A hold, an erasure, a certificate, a logged call and its content."""
+    now = timezone.now()
+    hold = retention.place_hold(tenant=theirs, reason="Theirs-secret-case", actor=SYSTEM, now=now)
+    retention.release_hold(hold=hold, actor=SYSTEM, now=now)
+    erasure = erase.ask(tenant=theirs, end_user="theirs-secret-person", actor=SYSTEM, now=now)
+    deleted = certificates.Deleted(
+        tenant_id=theirs.id, data_class="content", method="key_destroyed", rows=1, rule="Theirs-secret-rule"
+    )
+    with transaction.atomic():
+        (certificate,) = certificates.issue([deleted], now=now)
+    request_id = logged(theirs, now, now=now, model="Theirs-secret-model")
+    content(theirs, request_id=request_id, request="Theirs-secret-question")
+    return [str(each) for each in (hold.id, erasure.id, certificate.id, request_id)]
 
 
 def credit_of(theirs):
