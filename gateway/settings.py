@@ -297,11 +297,19 @@ CELERY_TIMEZONE = "UTC"
 
 # ------------------------------------------------------------------ logs
 
+LOG_FORMAT = env.str("LOG_FORMAT", "line")
+CELERY_WORKER_HIJACK_ROOT_LOGGER = LOG_FORMAT == "line"  # else Celery would bring its own format
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(levelname)s %(name)s %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "line": {"format": "%(levelname)s %(name)s %(message)s"},
+        "json": {"()": "gateway.telemetry.logs.JsonFormatter"},
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
     "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", "INFO")},
     "loggers": {"httpx": {"level": "WARNING"}, "django.request": {"level": "ERROR"}},
 }
+if LOG_FORMAT == "json":  # the server's own lines too
+    LOGGING["loggers"] |= {name: {"handlers": [], "propagate": True} for name in ("uvicorn", "uvicorn.error")}

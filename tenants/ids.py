@@ -3,7 +3,12 @@
 import os
 import time
 import uuid
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import Final
+
+request_in_hand: Final[ContextVar[str]] = ContextVar("tollhouse_request_in_hand", default="")
+"""The id of the request that this thread or task works for, for log lines."""
 
 
 def uuid7(unix_ms: int | None = None) -> uuid.UUID:

@@ -23,7 +23,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from tenants.errors import ApiError
-from tenants.ids import uuid7
+from tenants.ids import request_in_hand, uuid7
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 MAX_JSON_DEPTH: Final = 32
@@ -41,6 +41,7 @@ def request_id_of(request: HttpRequest) -> str:
     request_id = getattr(request, "tollhouse_request_id", None)
     if request_id is None:
         request_id = str(uuid7())
+        request_in_hand.set(request_id)
         request.tollhouse_request_id = request_id  # type: ignore[attr-defined]  # rides on the request
     return str(request_id)
 

@@ -38,7 +38,7 @@ from gateway.state.process import Process
 from routing.providers.chunks import dated
 from routing.types import Json, Operation
 from tenants.errors import ApiError, shutting_down
-from tenants.ids import uuid7
+from tenants.ids import request_in_hand, uuid7
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ async def answer(request: Request, process: Process) -> Response:
     now_ms = time.time_ns() // 1_000_000
     request_id = uuid7(now_ms)
     id_text = str(request_id)
+    request_in_hand.set(id_text)
     call: Call | None = None
     operation = PATHS.get(request.path)
     spoken_at = None if operation is not None else address_of(request.path, request.query)

@@ -5,7 +5,7 @@ PURE but for `count`. A label is never a tenant, a key or a person.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import orjson
 import redis
