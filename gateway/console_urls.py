@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from gateway import policy_views, views
+from gateway import credential_views, leak_views, policy_views, views
 from gateway.content import console_urls as content
 from gateway.experiments import views as experiments
 from gateway.replay import views as replays
@@ -74,6 +74,23 @@ urlpatterns: list[URLPattern] = [
         name="tenant_request_content",
     ),
     path("t/<slug:tenant_slug>/models/", views.tenant_models, name="tenant_models"),
+    path("t/<slug:tenant_slug>/provider-keys/", credential_views.credential_list, name="credential_list"),
+    path(
+        "t/<slug:tenant_slug>/provider-keys/<uuid:credential_id>/test/",
+        credential_views.credential_test,
+        name="credential_test",
+    ),
+    path(
+        "t/<slug:tenant_slug>/provider-keys/<uuid:credential_id>/use/",
+        credential_views.credential_switch,
+        name="credential_switch",
+    ),
+    path(
+        "t/<slug:tenant_slug>/provider-keys/<uuid:credential_id>/remove/",
+        credential_views.credential_remove,
+        name="credential_remove",
+    ),
+    path("t/<slug:tenant_slug>/keys/<uuid:key_id>/leaked/", leak_views.key_leaked, name="key_leaked"),
     path("t/<slug:tenant_slug>/settings/", views.tenant_settings, name="tenant_settings"),
     path("t/<slug:tenant_slug>/settings/plan/", views.tenant_plan, name="tenant_plan"),
     path("t/<slug:tenant_slug>/settings/status/", views.tenant_status, name="tenant_status"),

@@ -59,6 +59,7 @@ PLATFORM = (
     Entry(label="Features", scope="policies:read", url_name="feature_list", icon="puzzle"),
     Entry(label="Experiments", scope="policies:read", url_name="experiment_list", icon="flask-conical"),
     Entry(label="Tenants", scope="tenants:read", url_name="tenant_list", icon="building-2"),
+    Entry(label="API keys", scope="keys:read", url_name="platform_key_list", icon="key-round"),
     Entry(label="Budgets", scope="budgets:read", url_name="budget_list", icon="gauge"),
     Entry(label="Billing", scope="invoices:read", url_name="billing_home", icon="receipt-text"),
     Entry(label="Providers", scope="providers:read", url_name="provider_list", icon="plug"),
@@ -66,6 +67,7 @@ PLATFORM = (
     Entry(label="Models", scope="models:read", url_name="model_list", icon="boxes"),
     Entry(label="Deletions", scope="retention:read", url_name="certificate_list", icon="trash-2"),
     Entry(label="Kill switches", scope="providers:read", url_name="kill_switch_list", icon="ban"),
+    Entry(label="Encryption", scope="credentials:read", url_name="encryption", icon="lock-keyhole"),
     Entry(label="Audit", scope="audit:read", url_name="audit_list", icon="history"),
     Entry(label="Approvals", scope="approvals:read", url_name="proposal_list", icon="stamp"),
 )
@@ -74,6 +76,7 @@ TENANT = (
     Entry(label="Requests", scope="requests:read", url_name="tenant_requests", icon="list-tree"),
     Entry(label="API keys", scope="keys:read", url_name="key_list", icon="key-round"),
     Entry(label="Models", scope="models:read", url_name="tenant_models", icon="boxes"),
+    Entry(label="Provider keys", scope="credentials:read", url_name="credential_list", icon="plug"),
     Entry(label="Budgets", scope="budgets:read", url_name="tenant_budget_list", icon="gauge"),
     Entry(label="Billing", scope="invoices:read", url_name="tenant_invoice_list", icon="receipt-text"),
     Entry(label="Members", scope="members:read", url_name="member_list", icon="users"),

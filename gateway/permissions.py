@@ -29,6 +29,7 @@ PUBLIC: Final[Mapping[str, str]] = {
     "metrics": "totals without names; keep it from the outside at the proxy",
     "api/v1/schema/": "the shape of the API",
     "api/v1/docs/": "the shape of the API, to read",
+    "api/v1/keys/leak-report/": "refuses the key whose whole text it is given; answers every text alike",
     "api/v1/payments/stripe/webhook/": "takes what Stripe has signed, and nothing else",
     "api/v1/^.*$": "the last 404",
     "v1/<path:anything>": "the last 404",

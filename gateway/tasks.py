@@ -1,6 +1,8 @@
 """What Celery's clock calls. Each may run twice, late or together with itself, without harm."""
 
 from datetime import UTC, datetime
+from smtplib import SMTPException
+from uuid import UUID
 
 from celery import shared_task
 from django.utils import timezone
@@ -8,6 +10,7 @@ from django.utils import timezone
 import billing.usage.partitions
 import gateway.logs.partitions
 from billing.rerating import jobs as reratings
+from gateway import leaks
 from gateway.content import erase, store
 from gateway.content import purge as purging
 from gateway.experiments.evaluation import evaluate
@@ -36,6 +39,12 @@ def close_abandoned() -> int:
 def check_budgets() -> int:
     """Every minute: budgets' counters against the ledger (I8). Returns how many differed, and were repaired."""
     return len(budgets.check(now=timezone.now()).differences)
+
+
+@shared_task(autoretry_for=(OSError, SMTPException), retry_backoff=30, max_retries=8)
+def tell_of_leak(*, key_id: str, reason: str, by: str) -> int:
+    """Mail those who answer for a leaked key; tried again while the mail server is away. Returns how many."""
+    return leaks.tell(key_id=UUID(key_id), reason=reason, by=by)
 
 
 @shared_task

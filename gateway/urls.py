@@ -10,7 +10,7 @@ import gateway.console_urls
 import routing.urls
 import tenants.sign_in_views
 import tenants.urls
-from gateway import api, closing, health
+from gateway import api, closing, health, leak_api
 from gateway.content import api as content_api
 from gateway.edge import views as edge
 from gateway.experiments import api as experiments_api
@@ -19,6 +19,10 @@ from gateway.privacy import api as privacy_api
 
 control_plane = [
     *api.urlpatterns,
+    path("keys/leak-report/", leak_api.LeakReportView.as_view(), name="leak-report"),
+    path(
+        "tenants/<slug:tenant>/keys/<uuid:key_id>/leaked/", leak_api.LeakedView.as_view(), name="key-leaked"
+    ),
     *experiments_api.urlpatterns,
     *privacy_api.urlpatterns,
     *content_api.urlpatterns,

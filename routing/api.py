@@ -39,7 +39,7 @@ from routing.models import (
 )
 from routing.policies import wordings
 from routing.policies.wordings import Wording
-from routing.probe import probe
+from routing.probe import probe, probe_own
 from routing.registry import dialect_of
 from routing.types import INPUT_COMPONENTS, OUTPUT_COMPONENTS, Operation, ProviderKind
 from tenants import audit, egress
@@ -323,15 +323,40 @@ class CredentialSerializer(StrictSerializer, serializers.ModelSerializer[Credent
         read_only_fields = ("id", "last_four", "is_enabled", "created_at")
 
 
+class SwitchSerializer(StrictSerializer):
+    """What can be changed of a stored key."""
+
+    is_enabled = serializers.BooleanField()
+
+
 class CredentialResource(Resource[Credential]):
-    """A tenant's provider keys: added and removed, never shown or changed."""
+    """A tenant's provider keys: added, tested, paused and removed, never shown."""
 
     queryset = Credential.objects.select_related("provider", "tenant")
     serializer_class = CredentialSerializer
     read_scope, write_scope = "credentials:read", "credentials:write"
     section = "routing"
-    http_method_names = ["get", "post", "delete", "head"]
+    http_method_names = ["get", "post", "patch", "delete", "head"]
     filters: ClassVar = {"provider": "provider__slug"}
+
+    @extend_schema(request=SwitchSerializer, responses={200: CredentialSerializer})
+    def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Use the key or pause it. Raises ApiError as `credentials.change`."""
+        credential = self.get_object()
+        given = SwitchSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        changed = credentials.change(
+            credential=credential, changes=given.validated_data, actor=self.principal
+        )
+        return Response(self.get_serializer(changed).data)
+
+    @extend_schema(request=NothingSerializer, responses={200: ProbeSerializer})
+    @action(detail=True, methods=["post"])
+    def test(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Ask the provider for its models, or for one token, with this key. A failure is an answer: see `code`."""
+        credential = self.get_object()
+        NothingSerializer(data=request.data).is_valid(raise_exception=True)
+        return Response(ProbeSerializer(probe_own(credential=credential, actor=self.principal)).data)
 
     def perform_create(self, serializer: serializers.BaseSerializer[Credential]) -> None:
         """Raises ApiError: url_not_allowed, and as `credentials.store`."""

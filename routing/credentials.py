@@ -221,6 +221,11 @@ def unseal_for(provider: Provider) -> OperatorCredential | None:
     return newest
 
 
+def unseal_one(row: Credential) -> OperatorCredential | None:
+    """One credential opened, whoever's it is; None if it does not open. The caller records the access."""
+    return next((_of_operator(row, secret) for row, secret in _open([row])), None)
+
+
 def _of_operator(row: Credential, secret: str) -> OperatorCredential:
     return OperatorCredential(
         id=row.id,

@@ -1,23 +1,25 @@
 """Asks a provider for its models, or for one token, and says how it answered: the test button.
 
-Sends the operator's key only to the provider's own address, and must never put it into what it reports.
+Sends the operator's key only to the provider's own address, a tenant's own where the tenant says (if egress allows
+it), and must never put either into what it reports.
 """
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 import orjson
+from django.conf import settings
 from django.core.cache import cache
 from django.db import transaction
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from routing.credentials import OperatorCredential, unseal_for
-from routing.models import Endpoint, Provider
+from routing.credentials import OperatorCredential, unseal_for, unseal_one
+from routing.models import Credential, Endpoint, Provider
 from routing.providers import azure_openai
 from routing.providers.adapters import adapter_for
 from routing.providers.anthropic import DEFAULT_VERSION
@@ -64,20 +66,7 @@ class NoModelList(Untestable):
 
 def probe(*, provider: Provider, actor: Principal) -> Probe:
     """Test a provider now, leave an audit event, and remember the result for `last_probe`. Raises nothing."""
-    credential = unseal_for(provider)
-    started_s = time.monotonic()
-    try:
-        models, detail = _ask(provider, credential)
-        result = Probe(True, "ok", detail, 0, timezone.now(), models)
-    except ProviderError as error:
-        result = Probe(False, error.kind.value, error.message, 0, timezone.now())
-    except egress.EgressError as error:
-        result = Probe(False, error.kind, str(error), 0, timezone.now())
-    except (ApiError, Untestable) as error:
-        result = Probe(False, error.code, error.message, 0, timezone.now())
-    except UnsupportedParameter as error:
-        result = Probe(False, "unsupported_parameter", str(error), 0, timezone.now())
-    result = replace(result, latency_ms=round((time.monotonic() - started_s) * 1000))
+    result = _probed(provider, unseal_for(provider), egress.ANY_HOST)
     _keep(provider, result)
     with transaction.atomic():
         audit.record(
@@ -91,30 +80,74 @@ def probe(*, provider: Provider, actor: Principal) -> Probe:
     return result
 
 
-def last_probe(provider: Provider) -> Probe | None:
+def probe_own(*, credential: Credential, actor: Principal) -> Probe:
+    """Test a tenant's own key at its provider now; the trail says that the key was used. Raises nothing.
+
+    An address of the tenant's own is judged as every tenant's URL; what it costs, the provider bills the tenant.
+    """
+    audit.record_access(
+        principal=actor,
+        object_type="credential",
+        object_id=credential.id,
+        tenant=credential.tenant,
+        what="tested against the provider",
+    )
+    opened = unseal_one(credential)
+    allowed = settings.TOLLHOUSE_EGRESS_ALLOWED_HOSTS if credential.base_url else egress.ANY_HOST
+    if opened is None:
+        result = Probe(False, "no_credential", "The stored key does not open: replace it.", 0, timezone.now())
+    else:
+        result = _probed(credential.provider, opened, allowed)
+    _keep(credential, result)
+    return result
+
+
+def _probed(
+    provider: Provider, credential: OperatorCredential | None, allowed_hosts: Collection[str]
+) -> Probe:
+    started_s = time.monotonic()
+    try:
+        models, detail = _ask(provider, credential, allowed_hosts)
+        result = Probe(True, "ok", detail, 0, timezone.now(), models)
+    except ProviderError as error:
+        result = Probe(False, error.kind.value, error.message, 0, timezone.now())
+    except egress.EgressError as error:
+        result = Probe(False, error.kind, str(error), 0, timezone.now())
+    except (ApiError, Untestable) as error:
+        result = Probe(False, error.code, error.message, 0, timezone.now())
+    except UnsupportedParameter as error:
+        result = Probe(False, "unsupported_parameter", str(error), 0, timezone.now())
+    return replace(result, latency_ms=round((time.monotonic() - started_s) * 1000))
+
+
+def last_probe(tested: Provider | Credential) -> Probe | None:
     """The newest test of the last seven days, whoever asked for it; None without one, or without Redis."""
     try:
-        kept: Mapping[str, Any] | None = cache.get(_cache_key(provider))
+        kept: Mapping[str, Any] | None = cache.get(_cache_key(tested))
     except RedisError as error:
-        logger.warning("the last test of %s cannot be read: %s", provider.slug, error)
+        logger.warning("the last test of %s cannot be read: %s", tested, error)
         return None
     return None if kept is None else Probe(**{**kept, "models": tuple(kept["models"])})
 
 
-def _keep(provider: Provider, result: Probe) -> None:
+def _keep(tested: Provider | Credential, result: Probe) -> None:
     try:
-        cache.set(_cache_key(provider), asdict(result), timeout=KEPT_FOR_S)
+        cache.set(_cache_key(tested), asdict(result), timeout=KEPT_FOR_S)
     except RedisError as error:
         # The test itself has an answer; that it is not remembered must not hide it.
-        logger.warning("the test of %s is not remembered: %s", provider.slug, error)
+        logger.warning("the test of %s is not remembered: %s", tested, error)
 
 
-def _cache_key(provider: Provider) -> str:
-    return f"routing:probe:{provider.pk}"
+def _cache_key(tested: Provider | Credential) -> str:
+    return f"routing:probe:{tested.pk}"
 
 
 def list_models(
-    provider: Provider, credential: OperatorCredential | None, *, timeout_s: float
+    provider: Provider,
+    credential: OperatorCredential | None,
+    *,
+    timeout_s: float,
+    allowed_hosts: Collection[str] = egress.ANY_HOST,
 ) -> tuple[str, ...]:
     """The provider's own names of the models it serves; costs nothing. Without a database.
 
@@ -129,9 +162,7 @@ def list_models(
     if not base_url:
         raise Untestable("no_address", "This provider has no address.")
     url, headers = _models_request(kind, base_url, credential.api_key if credential else "", provider.options)
-    reply = egress.fetch(
-        "GET", url, headers=headers, allow_private_hosts=egress.ANY_HOST, timeout_s=timeout_s
-    )
+    reply = egress.fetch("GET", url, headers=headers, allow_private_hosts=allowed_hosts, timeout_s=timeout_s)
     if reply.status in (404, 405):
         raise NoModelList("no_list", "This provider lists no models.")
     if not 200 <= reply.status < 300:
@@ -139,12 +170,14 @@ def list_models(
     return _model_names(reply.body)
 
 
-def _ask(provider: Provider, credential: OperatorCredential | None) -> tuple[tuple[str, ...], str]:
+def _ask(
+    provider: Provider, credential: OperatorCredential | None, allowed_hosts: Collection[str]
+) -> tuple[tuple[str, ...], str]:
     try:
-        models = list_models(provider, credential, timeout_s=TIMEOUT_S)
+        models = list_models(provider, credential, timeout_s=TIMEOUT_S, allowed_hosts=allowed_hosts)
     except NoModelList:
         # Some compatible servers have no list of models; what they must have is the call itself.
-        return _tiny_call(provider, credential)
+        return _tiny_call(provider, credential, allowed_hosts)
     return models[:MODELS_SHOWN], f"{len(models)} models"
 
 
@@ -179,7 +212,9 @@ def _model_names(body: bytes) -> tuple[str, ...]:
     return tuple(name.removeprefix("models/") for name in names if name)
 
 
-def _tiny_call(provider: Provider, credential: OperatorCredential | None) -> tuple[tuple[str, ...], str]:
+def _tiny_call(
+    provider: Provider, credential: OperatorCredential | None, allowed_hosts: Collection[str]
+) -> tuple[tuple[str, ...], str]:
     """One token from the provider's first chat endpoint, through its adapter."""
     endpoint = (
         Endpoint.objects.filter(provider=provider, is_enabled=True, model__operations__contains=["chat"])
@@ -197,14 +232,17 @@ def _tiny_call(provider: Provider, credential: OperatorCredential | None) -> tup
         "max_tokens": 1,
     }
     target = target_of(endpoint, credential, NO_RATES)
-    status, headers, content = _send(adapter.build_request(Operation.CHAT, body, target, stream=False), kind)
+    wire = adapter.build_request(Operation.CHAT, body, target, stream=False)
+    status, headers, content = _send(wire, kind, allowed_hosts)
     if not 200 <= status < 300:
         raise adapter.classify_error(status, headers, content)
     reply = adapter.parse_reply(Operation.CHAT, body, content, target)
     return (), f"{reply.model or endpoint.provider_model} answered"
 
 
-def _send(wire: WireRequest, kind: ProviderKind) -> tuple[int, Mapping[str, str], bytes]:
+def _send(
+    wire: WireRequest, kind: ProviderKind, allowed_hosts: Collection[str]
+) -> tuple[int, Mapping[str, str], bytes]:
     if kind is ProviderKind.SANDBOX:
         script = answer(wire)
         return script.status, dict(script.headers), b"".join(step.data for step in script.steps)
@@ -213,7 +251,7 @@ def _send(wire: WireRequest, kind: ProviderKind) -> tuple[int, Mapping[str, str]
         wire.url,
         headers=wire.headers,
         body=wire.body,
-        allow_private_hosts=egress.ANY_HOST,
+        allow_private_hosts=allowed_hosts,
         timeout_s=TIMEOUT_S,
     )
     return reply.status, reply.headers, reply.body

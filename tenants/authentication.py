@@ -6,8 +6,8 @@ whether a key exists beyond "incorrect", nor import rest_framework.views (which 
 """
 
 import ipaddress
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import datetime
+from typing import Any
 
 from django.utils import timezone
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
@@ -20,8 +20,6 @@ from tenants.errors import ApiError
 from tenants.models import ApiKey, Tenant, User
 from tenants.principal import Principal
 from tenants.scopes import OPERATOR_ROLES, capped, scopes_of_role
-
-_USED_AGAIN_AFTER: Final = timedelta(minutes=1)
 
 
 def principal_of(user: User) -> Principal:
@@ -91,8 +89,8 @@ def _check_address(key: ApiKey, ip: str | None) -> None:
 
 
 def _note_use(key: ApiKey, now: datetime) -> None:
-    if key.last_used_at is None or now - key.last_used_at >= _USED_AGAIN_AFTER:
-        ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
+    if key.last_used_at is None or now - key.last_used_at >= keys.NOTED_AGAIN_AFTER:
+        keys.note_use({key.id: now})
 
 
 class ConsoleAuthentication(SessionAuthentication):

@@ -14,14 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
+from django.db.models import Q
 
 from tenants import audit, versions
 from tenants.errors import ApiError
 from tenants.keyring import keyring
-from tenants.models import ApiKey, ServiceAccount, Tenant
+from tenants.models import ApiKey, OwnedQuerySet, ServiceAccount, Tenant
 from tenants.principal import Principal
 from tenants.scopes import grants, is_scope
 
@@ -34,6 +36,11 @@ SECRET_CHARACTERS: Final = 43  # 62**43 > 256**32
 CHECKSUM_CHARACTERS: Final = 6  # 62**6 > 2**32
 MAX_GRACE_S: Final = 90 * 24 * 3600
 MAX_TEXT_CHARACTERS: Final = 128
+MAX_AT_ONCE: Final = 500
+"""Keys that one bulk change takes: its transaction holds them all."""
+EXPIRES_SOON: Final = timedelta(days=7)
+NOTED_AGAIN_AFTER: Final = timedelta(minutes=1)
+"""How exact `last_used_at` is: a key in constant use is written once in this time."""
 _DIGITS: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _ALPHABET: Final = frozenset(_DIGITS)
 
@@ -52,6 +59,14 @@ class Issued:
 
     key: ApiKey
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leaked:
+    """A key that leaked and is refused now, and the one that takes its place, if any."""
+
+    key: ApiKey
+    replacement: Issued | None
 
 
 # ------------------------------------------------------------------ text and hash (pure)
@@ -123,17 +138,19 @@ def issue(
     holds, conflict for a service account that is not active.
     """
     _check_scopes(scopes, tenant=tenant, actor=actor)
-    rights = {
-        "name": name,
-        "scopes": sorted(set(scopes)),
-        "allowed_models": list(dict.fromkeys(allowed_models)),
-        "allowed_ips": _networks(allowed_ips),
-        "limit_rpm": limit_rpm,
-        "limit_tpm": limit_tpm,
-        "max_concurrent": max_concurrent,
-        "expires_at": expires_at,
-        "service_account_id": service_account.id if service_account is not None else None,
-    }
+    rights = _normal(
+        {
+            "name": name,
+            "scopes": scopes,
+            "allowed_models": allowed_models,
+            "allowed_ips": allowed_ips,
+            "limit_rpm": limit_rpm,
+            "limit_tpm": limit_tpm,
+            "max_concurrent": max_concurrent,
+            "expires_at": expires_at,
+            "service_account_id": service_account.id if service_account is not None else None,
+        }
+    )
     with transaction.atomic():
         version = versions.bump("tenants")
         if service_account is not None:
@@ -160,19 +177,14 @@ def rotate(*, key: ApiKey, grace_s: int, actor: Principal, now: datetime) -> Iss
         raise ApiError("invalid_request", f"grace_s must be between 0 and {MAX_GRACE_S}.", param="grace_s")
     with transaction.atomic():
         version = versions.bump("tenants")
-        old = ApiKey.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=key.pk)
-        if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
-            raise ApiError("conflict", "This key is revoked or expired; create a new one.")
+        old = _held(key)
+        _check_living(old, now)
         if old.replaced_by_id is not None:
             raise ApiError("conflict", "This key has been rotated already.")
-        _check_scopes(old.scopes, tenant=old.tenant, actor=actor)
-        rights = {field: getattr(old, field) for field in _RIGHTS}
-        issued = _insert(tenant=old.tenant, rights=rights, actor=actor, version=version)
+        issued = _replace(old, actor=actor, version=version)
         ends_at = now + timedelta(seconds=grace_s)
         old_expires_at = old.expires_at
         old.expires_at = ends_at if old.expires_at is None else min(ends_at, old.expires_at)
-        old.replaced_by = issued.key
-        old.config_version = version
         old.save(update_fields=("expires_at", "replaced_by", "config_version", "updated_at"))
         audit.record(
             principal=actor,
@@ -186,11 +198,54 @@ def rotate(*, key: ApiKey, grace_s: int, actor: Principal, now: datetime) -> Iss
     return issued
 
 
+def rotate_many(*, keys: Sequence[ApiKey], grace_s: int, actor: Principal, now: datetime) -> Sequence[Issued]:
+    """`rotate` all of them, or none: the texts are nowhere else. Raises ApiError as it, and for too many."""
+    with transaction.atomic():
+        return [rotate(key=key, grace_s=grace_s, actor=actor, now=now) for key in _many(keys)]
+
+
+def change(*, key: ApiKey, changes: Mapping[str, Any], actor: Principal, now: datetime) -> ApiKey:
+    """Change what a key may do: name, scopes, models, addresses, limits, expiry. Its text stays.
+
+    Afterwards it may do no more than `actor`. Raises ApiError: invalid_request with `param`, conflict for a
+    key that is revoked or expired, permission_denied.
+    """
+    if fixed := changes.keys() - set(_CHANGEABLE):
+        raise ApiError("invalid_request", "This cannot be changed: create another key.", param=min(fixed))
+    with transaction.atomic():
+        version = versions.bump("tenants")
+        held = _held(key)
+        _check_living(held, now)
+        values = _normal(changes)
+        scopes = values.get("scopes", held.scopes)
+        _check_scopes(scopes, tenant=held.tenant, actor=actor)
+        if held.service_account is not None and "scopes" in values:
+            _check_account(held.service_account, scopes, tenant=held.tenant)
+        expires_at = values.get("expires_at")
+        if expires_at is not None and expires_at <= now:
+            raise ApiError("invalid_request", "This moment is in the past.", param="expires_at")
+        before = {name: getattr(held, name) for name in values}
+        for name, value in values.items():
+            setattr(held, name, value)
+        held.config_version = version
+        held.save(update_fields=[*values, "config_version", "updated_at"])
+        audit.record(
+            principal=actor,
+            action="key.update",
+            object_type="key",
+            object_id=held.id,
+            tenant=held.tenant,
+            before=before,
+            after=values,
+        )
+    return held
+
+
 def revoke(*, key: ApiKey, actor: Principal, now: datetime) -> ApiKey:
     """Refuse the key from now on. Revoking twice changes nothing and is no error."""
     with transaction.atomic():
         version = versions.bump("tenants")
-        held = ApiKey.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=key.pk)
+        held = _held(key)
         before = _text(held.revoked_at)
         if held.revoked_at is None:
             held.revoked_at = now
@@ -208,6 +263,48 @@ def revoke(*, key: ApiKey, actor: Principal, now: datetime) -> ApiKey:
     return held
 
 
+def revoke_many(*, keys: Sequence[ApiKey], actor: Principal, now: datetime) -> Sequence[ApiKey]:
+    """`revoke` all of them, or none. Raises ApiError invalid_request for too many."""
+    with transaction.atomic():
+        return [revoke(key=key, actor=actor, now=now) for key in _many(keys)]
+
+
+def mark_leaked(
+    *, key: ApiKey, reason: str, actor: Principal, now: datetime, is_replaced: bool = False
+) -> Leaked:
+    """Refuse a key that strangers have from now on, say so in the trail, and make a new one if asked for.
+
+    A key that was revoked or replaced before is marked all the same; it gets no second replacement. Raises
+    ApiError permission_denied when a replacement would do more than `actor`.
+    """
+    with transaction.atomic():
+        version = versions.bump("tenants")
+        held = _held(key)
+        before = {"revoked_at": _text(held.revoked_at), "leaked_at": _text(held.leaked_at)}
+        issued = None
+        if is_replaced and held.revoked_at is None and held.replaced_by_id is None:
+            issued = _replace(held, actor=actor, version=version)
+        held.revoked_at = held.revoked_at or now
+        held.leaked_at = held.leaked_at or now
+        held.config_version = version
+        held.save(update_fields=("revoked_at", "leaked_at", "replaced_by", "config_version", "updated_at"))
+        audit.record(
+            principal=actor,
+            action="key.leak",
+            object_type="key",
+            object_id=held.id,
+            tenant=held.tenant,
+            before=before,
+            after={
+                "revoked_at": _text(held.revoked_at),
+                "leaked_at": _text(held.leaked_at),
+                "replaced_by": str(held.replaced_by_id) if held.replaced_by_id else None,
+            },
+            reason=reason,
+        )
+    return Leaked(key=held, replacement=issued)
+
+
 def limit_rate(*, key: ApiKey, limit_rpm: int | None, actor: Principal) -> ApiKey:
     """Let the key make `limit_rpm` requests a minute from now on; None: as many as its tenant may.
 
@@ -217,7 +314,7 @@ def limit_rate(*, key: ApiKey, limit_rpm: int | None, actor: Principal) -> ApiKe
         raise ApiError("invalid_request", "limit_rpm must be at least 1.", param="limit_rpm")
     with transaction.atomic():
         version = versions.bump("tenants")
-        held = ApiKey.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=key.pk)
+        held = _held(key)
         before, held.limit_rpm, held.config_version = held.limit_rpm, limit_rpm, version
         held.save(update_fields=("limit_rpm", "config_version", "updated_at"))
         audit.record(
@@ -232,12 +329,8 @@ def limit_rate(*, key: ApiKey, limit_rpm: int | None, actor: Principal) -> ApiKe
     return held
 
 
-def verify(text: str, now: datetime) -> ApiKey:
-    """The key behind a text, for the control plane.
-
-    Raises ApiError: invalid_api_key, key_revoked, key_expired. An unknown key costs the same comparison as
-    a wrong one, and says the same.
-    """
+def find(text: str) -> ApiKey | None:
+    """The key behind a text, in whatever state; None for any other text, at the cost of the same comparison."""
     parsed = parse(text)
     peppers = keyring(settings.TOLLHOUSE_KEY_PEPPERS, setting="TOLLHOUSE_KEY_PEPPERS")
     key = None
@@ -247,7 +340,17 @@ def verify(text: str, now: datetime) -> ApiKey:
     pepper = peppers.get(key.pepper_id) if key is not None else next(iter(peppers.values()))
     expected = bytes(key.digest) if key is not None else bytes(32)
     presented = digest_of(parsed.text, pepper) if parsed is not None and pepper is not None else bytes(32)
-    if not hmac.compare_digest(presented, expected) or key is None or parsed is None or pepper is None:
+    is_same = hmac.compare_digest(presented, expected)
+    return key if is_same and parsed is not None and pepper is not None else None
+
+
+def verify(text: str, now: datetime) -> ApiKey:
+    """The key behind a text, for the control plane.
+
+    Raises ApiError: invalid_api_key, key_revoked, key_expired. An unknown key says the same as a wrong one.
+    """
+    key = find(text)
+    if key is None:
         raise ApiError("invalid_api_key", "Incorrect API key provided.")
     if key.revoked_at is not None:
         raise ApiError("key_revoked", "This API key has been revoked.")
@@ -256,6 +359,49 @@ def verify(text: str, now: datetime) -> ApiKey:
     if key.expires_at is not None and key.expires_at <= now:
         raise ApiError("key_expired", "This API key has expired.")
     return key
+
+
+# ------------------------------------------------------------------ use
+
+
+def living(rows: OwnedQuerySet[ApiKey], *, now: datetime) -> OwnedQuerySet[ApiKey]:
+    """Those of the keys that open something: neither revoked nor expired."""
+    return rows.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=now), revoked_at__isnull=True)
+
+
+def unused(rows: OwnedQuerySet[ApiKey], *, days: int, now: datetime) -> OwnedQuerySet[ApiKey]:
+    """The living keys that nobody has used for so many days, and that have been there for as long."""
+    before = now - timedelta(days=days)
+    idle = Q(last_used_at__lt=before) | Q(last_used_at__isnull=True, created_at__lt=before)
+    return living(rows, now=now).filter(idle)
+
+
+def expiring(rows: OwnedQuerySet[ApiKey], *, days: int, now: datetime) -> OwnedQuerySet[ApiKey]:
+    """The living keys that end within so many days."""
+    return living(rows, now=now).filter(expires_at__lte=now + timedelta(days=days))
+
+
+def note_use(uses: Mapping[UUID, datetime]) -> int:
+    """Remember when keys were used last, in one statement; returns how many were written.
+
+    At most one write per key and minute, and none for a key that somebody else holds locked: the next does it.
+    """
+    if not uses:
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute(_NOTE_USE, [list(uses), list(uses.values()), NOTED_AGAIN_AFTER.total_seconds()])
+        return int(cursor.rowcount)
+
+
+_NOTE_USE: Final = """
+UPDATE tenants_apikey AS held SET last_used_at = due.at
+FROM (
+    SELECT key.id, used.at FROM unnest(%s::uuid[], %s::timestamptz[]) AS used(id, at)
+    JOIN tenants_apikey AS key ON key.id = used.id
+    WHERE key.last_used_at IS NULL OR key.last_used_at <= used.at - make_interval(secs => %s)
+    FOR NO KEY UPDATE OF key SKIP LOCKED
+) AS due WHERE held.id = due.id
+"""
 
 
 # ------------------------------------------------------------------ shared by the verbs
@@ -271,6 +417,48 @@ _RIGHTS: Final = (
     "expires_at",
     "service_account_id",
 )
+_CHANGEABLE: Final = tuple(name for name in _RIGHTS if name != "service_account_id")
+
+
+def _held(key: ApiKey) -> ApiKey:
+    """The key's row, locked."""
+    rows = ApiKey.objects.select_for_update(of=("self",)).select_related("tenant", "service_account")
+    return rows.get(pk=key.pk)
+
+
+def _many(keys: Sequence[ApiKey]) -> Sequence[ApiKey]:
+    """In the order in which they are locked. Raises ApiError invalid_request."""
+    if not 0 < len(keys) <= MAX_AT_ONCE:
+        raise ApiError("invalid_request", f"Name 1 to {MAX_AT_ONCE} keys at once.", param="keys")
+    return sorted(keys, key=lambda key: key.pk)
+
+
+def _check_living(key: ApiKey, now: datetime) -> None:
+    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
+        raise ApiError("conflict", "This key is revoked or expired; create a new one.")
+
+
+def _normal(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Rights as they are stored. Raises ApiError invalid_request with `param`."""
+    normal = dict(values)
+    if "name" in normal and not normal["name"].strip():
+        raise ApiError("invalid_request", "A key needs a name.", param="name")
+    if "scopes" in normal:
+        normal["scopes"] = sorted(set(normal["scopes"]))
+    if "allowed_models" in normal:
+        normal["allowed_models"] = list(dict.fromkeys(normal["allowed_models"]))
+    if "allowed_ips" in normal:
+        normal["allowed_ips"] = _networks(normal["allowed_ips"])
+    return normal
+
+
+def _replace(old: ApiKey, *, actor: Principal, version: int) -> Issued:
+    """A new key with the rights of `old`, which is locked and saved by the caller. Raises ApiError."""
+    _check_scopes(old.scopes, tenant=old.tenant, actor=actor)
+    rights = {field: getattr(old, field) for field in _RIGHTS}
+    issued = _insert(tenant=old.tenant, rights=rights, actor=actor, version=version)
+    old.replaced_by, old.config_version = issued.key, version
+    return issued
 
 
 def _insert(*, tenant: Tenant | None, rights: Mapping[str, Any], actor: Principal, version: int) -> Issued:

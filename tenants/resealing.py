@@ -50,15 +50,18 @@ class SealedColumn:
         """The owner's rows; none where the model cannot have any."""
         rows: models.QuerySet[Any] = self.model._base_manager.order_by()
         if any(field.name == "tenant" for field in self.model._meta.concrete_fields):
-            return rows.filter(tenant_id=owner)
-        return rows if owner is None else rows.none()
+            rows = rows.filter(tenant_id=owner)
+        elif owner is not None:
+            rows = rows.none()
+        return rows
 
     def under(self, key: DataKey) -> models.QuerySet[Any]:
         """The rows whose value this data key opens."""
         key_id = models.Func(
             models.F(self.column), 2, 16, function="substring", output_field=models.BinaryField()
         )
-        return self.rows(key.tenant_id).annotate(sealed_under=key_id).filter(sealed_under=key.id.bytes)
+        rows: models.QuerySet[Any] = self.rows(key.tenant_id).annotate(sealed_under=key_id)
+        return rows.filter(sealed_under=key.id.bytes)
 
     def place(self, row: models.Model) -> str:
         """What the row's value is bound to."""

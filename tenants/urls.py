@@ -3,7 +3,18 @@
 from django.urls import URLPattern, URLResolver, include, path
 from rest_framework.routers import SimpleRouter
 
-from tenants import api, approval_api, approval_views, people_views, role_views, sso_api, sso_views, views
+from tenants import (
+    api,
+    approval_api,
+    approval_views,
+    encryption_api,
+    encryption_views,
+    people_views,
+    role_views,
+    sso_api,
+    sso_views,
+    views,
+)
 from tenants.places import both
 from tenants.trail import api as audit_api
 from tenants.trail import views as audit
@@ -27,6 +38,8 @@ _nested.register("service-accounts", api.ServiceAccountResource, basename="servi
 urlpatterns: list[URLPattern | URLResolver] = [
     *_top.urls,
     path("tenants/<slug:tenant>/", include(_nested.urls)),
+    path("encryption/", encryption_api.EncryptionView.as_view(), name="encryption-progress"),
+    path("encryption/rotate/", encryption_api.RotateDataKeyView.as_view(), name="encryption-rotate"),
     path("tenants/<slug:tenant>/sign-in/", sso_api.SignInView.as_view(), name="sign-in"),
 ]
 console_urlpatterns: list[URLPattern | URLResolver] = [
@@ -37,6 +50,8 @@ console_urlpatterns: list[URLPattern | URLResolver] = [
     path("t/<slug:tenant_slug>/keys/new/", views.key_create, name="key_create"),
     path("t/<slug:tenant_slug>/keys/bulk/", views.key_bulk, name="key_bulk"),
     path("t/<slug:tenant_slug>/keys/<uuid:key_id>/edit/", views.key_edit, name="key_edit"),
+    path("platform/encryption/", encryption_views.encryption, name="encryption"),
+    path("platform/encryption/rotate/", encryption_views.encryption_rotate, name="encryption_rotate"),
     path("platform/keys/", views.platform_key_list, name="platform_key_list"),
     path("platform/keys/bulk/", views.platform_key_bulk, name="platform_key_bulk"),
     path("t/<slug:tenant_slug>/keys/<uuid:key_id>/", views.key_detail, name="key_detail"),

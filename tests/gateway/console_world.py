@@ -18,7 +18,7 @@ from billing.usage.records import UsageRecord
 from gateway.logs.ingest import LogEntry, store
 from gateway.models import Replay, RequestLog
 from gateway.replay import jobs
-from routing import switches
+from routing import credentials, switches
 from routing.experiments import rollouts, trials
 from routing.experiments.models import Rollout
 from routing.health.models import HealthSample, Incident
@@ -86,6 +86,7 @@ class World:
     nordlicht: Tenant
     fresh: Tenant  # no call yet, `owner` is its owner too
     key: ApiKey
+    credential_id: UUID  # acme's own key at openai
     request_id: UUID  # a call of acme that failed over
     failed_id: UUID  # a call of acme that nobody served
     stranger_id: UUID  # a call of nordlicht
@@ -145,6 +146,14 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
     nightly = _key(acme, "Nightly batch", allowed_models=["gpt-4o-mini"])
     foreign = _key(nordlicht, "Redaktion")
     keys.revoke(key=_key(acme, "Old laptop"), actor=SYSTEM, now=now)
+    credential = credentials.store(
+        provider=Provider.objects.get(slug="openai"),
+        tenant=acme,
+        secret="sk-own-key-of-acme-0001",
+        label="",
+        base_url="",
+        actor=SYSTEM,
+    )
     request_id, failed_id, stranger_id = _calls(
         now=now,
         count=calls,
@@ -167,6 +176,7 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
         nordlicht=nordlicht,
         fresh=fresh,
         key=production,
+        credential_id=credential.id,
         request_id=request_id,
         failed_id=failed_id,
         stranger_id=stranger_id,
