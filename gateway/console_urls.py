@@ -5,9 +5,23 @@ from django.urls import URLPattern, path
 from gateway import credential_views, leak_views, policy_views, views
 from gateway.content import console_urls as content
 from gateway.experiments import views as experiments
+from gateway.privacy import views as privacy
 from gateway.replay import views as replays
+from tenants.places import both
 
 urlpatterns: list[URLPattern] = [
+    *both("privacy/", privacy.privacy_list, "privacy_list"),
+    *both("privacy/new/", privacy.privacy_create, "privacy_create"),
+    *both("privacy/try/", privacy.privacy_try, "privacy_try"),
+    *both("privacy/<uuid:profile_id>/", privacy.privacy_edit, "privacy_edit"),
+    *both("privacy/<uuid:profile_id>/remove/", privacy.privacy_remove, "privacy_remove"),
+    *both("privacy/<uuid:profile_id>/webhook-secret/", privacy.privacy_secret, "privacy_secret"),
+    *both("privacy/<uuid:profile_id>/bind/", privacy.privacy_bind, "privacy_bind"),
+    *both(
+        "privacy/<uuid:profile_id>/bindings/<uuid:privacy_binding_id>/remove/",
+        privacy.privacy_unbind,
+        "privacy_unbind",
+    ),
     *content.urlpatterns,
     path("", views.home, name="home"),
     path("platform/", views.platform_home, name="platform_home"),

@@ -58,6 +58,7 @@ PLATFORM = (
     Entry(label="Policies", scope="policies:read", url_name="policy_list", icon="route"),
     Entry(label="Features", scope="policies:read", url_name="feature_list", icon="puzzle"),
     Entry(label="Experiments", scope="policies:read", url_name="experiment_list", icon="flask-conical"),
+    Entry(label="Data protection", scope="privacy:read", url_name="privacy_list", icon="lock-keyhole"),
     Entry(label="Tenants", scope="tenants:read", url_name="tenant_list", icon="building-2"),
     Entry(label="API keys", scope="keys:read", url_name="platform_key_list", icon="key-round"),
     Entry(label="Budgets", scope="budgets:read", url_name="budget_list", icon="gauge"),

@@ -77,6 +77,9 @@ OPERATOR_PAGES = {
     "policy-edit": "/platform/policies/{policy_id}/edit/",
     "policy-diff": "/platform/policies/{policy_id}/diff/",
     "features": "/platform/features/",
+    "privacy": "/platform/privacy/",
+    "privacy-new": "/platform/privacy/new/",
+    "privacy-profile": "/platform/privacy/{operators_profile_id}/",
     "feature-new": "/platform/features/new/",
     "feature": "/platform/features/{feature_id}/",
     "experiments": "/platform/experiments/",
@@ -172,6 +175,10 @@ OWNER_PAGES = {
     "service-accounts": "/t/acme/service-accounts/",
     "service-accounts-empty": "/t/fresh-foods/service-accounts/",
     "service-account": "/t/acme/service-accounts/{account_id}/",
+    "tenant-privacy": "/t/acme/privacy/",
+    "tenant-privacy-empty": "/t/fresh-foods/privacy/",
+    "tenant-privacy-new": "/t/acme/privacy/new/",
+    "tenant-privacy-profile": "/t/acme/privacy/{profile_id}/",
     "data": "/t/acme/settings/data/",
     "data-empty": "/t/fresh-foods/settings/data/",
     "tenant-certificates": "/t/acme/settings/data/certificates/?verify=1",
@@ -262,7 +269,7 @@ def empty(kept_plans):
         " routing_costrate, routing_model, routing_killswitch,"
         " routing_routingpolicyversion, routing_routingpolicy, routing_provider, billing_usage_event,"
         " billing_usage_hour, billing_usage_key_hour, billing_usage_latency_hour, billing_overhead_hour,"
-        " gateway_content, gateway_contentdaykey, gateway_deletioncertificate, gateway_erasure,"
+        " gateway_privacybinding, gateway_privacyprofile, gateway_content, gateway_contentdaykey, gateway_deletioncertificate, gateway_erasure,"
         " tenants_retentionsetting, tenants_legalhold, gateway_request_log, gateway_replay, gateway_shadowsample, gateway_feedback, billing_budget,"
         " billing_alertchannel, billing_alertrule, billing_alertfiring, billing_alertdelivery,"
         " billing_invoice, billing_creditnote, billing_legalentity, billing_taxrate, billing_billingprofile,"
@@ -380,6 +387,8 @@ def ids_of(world):
             f"platform_{name}": value
             for name, value in console_world.trail_ids(world.acme, is_platform=True).items()
         },
+        "operators_profile_id": console_world.privacy_ids(world.acme, is_platform=True)["profile_id"],
+        **console_world.privacy_ids(world.acme, is_platform=False),
         **console_world.trail_ids(world.acme, is_platform=False),
     }
 

@@ -17,6 +17,8 @@ from billing.usage.ingest import ingest
 from billing.usage.records import UsageRecord
 from gateway.logs.ingest import LogEntry, store
 from gateway.models import Replay, RequestLog
+from gateway.privacy import bindings as privacy
+from gateway.privacy.models import PrivacyBinding
 from gateway.replay import jobs
 from routing import credentials, switches
 from routing.experiments import rollouts, trials
@@ -140,6 +142,7 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
     _plans(acme)
     _routes()
     _policies(acme)
+    _privacy(acme)
     _health(now)
     _trail(acme, people["dev"], now)
     production = _key(acme, "Production backend", limit_rpm=600)
@@ -290,6 +293,32 @@ def trail_ids(acme, *, is_platform):
         "sink_id": AuditSink.objects.get(tenant=tenant).id,
         "proposal_id": Proposal.objects.get(tenant=tenant).id,
     }
+
+
+def privacy_ids(acme, *, is_platform):
+    """What the paths of data protection leave open."""
+    row = PrivacyBinding.objects.get(tenant=None if is_platform else acme)
+    return {"profile_id": row.profile_id, "privacy_binding_id": row.id}
+
+
+def _privacy(acme):
+    """A profile of the operator's that rules everybody, and one of acme's with a pattern and guardrails."""
+    everybody = privacy.create_profile(
+        slug="secrets", tenant=None, values={"name": "No keys", "actions": {"secret": "block"}}, actor=SYSTEM
+    )
+    privacy.bind(profile=everybody, bound_tenant=None, actor=SYSTEM)
+    values = {
+        "name": "Customers",
+        "actions": {"email": "tokenize", "card": "block", "custom:ticket": "redact"},
+        "custom_patterns": [{"name": "ticket", "pattern": "TKT-[0-9]{6}"}],
+        "vault_days": 30,
+        "guardrails": [
+            {"name": "short", "kind": "max_length", "max_characters": 100_000},
+            {"name": "decent", "kind": "banned_topics", "topics": ["gambling"], "stage": "after"},
+        ],
+    }
+    own = privacy.create_profile(slug="customers", tenant=acme, values=values, actor=SYSTEM)
+    privacy.bind(profile=own, bound_tenant=acme, feature="support-bot", actor=SYSTEM)
 
 
 def add_calls(world, *, now, count):

@@ -47,6 +47,12 @@ PAGES = {
     "rollout_list": PLATFORM,
     "rollout_create": NO_CLERK,
     "rollout_detail": PLATFORM,
+    "privacy_list": NO_CLERK,
+    "privacy_create": NO_CLERK,
+    "privacy_edit": NO_CLERK,
+    "tenant_privacy_list": (200, 403, 200, 200, 200, 404),
+    "tenant_privacy_create": (200, 403, 200, 403, 403, 404),
+    "tenant_privacy_edit": (200, 403, 200, 403, 403, 404),
     "kill_switch_list": PLATFORM,
     "budget_list": PLATFORM,
     "budget_create": PLATFORM,
@@ -225,6 +231,11 @@ ACTIONS = {
     "policy_bind": (404, 403, 404),
     "policy_unbind": (404, 403, 404),
     "feature_remove": (404, 403, 404),
+    **{
+        f"{place}privacy_{name}": (404 if place == "" else 403, 403, 404)
+        for place in ("", "tenant_")
+        for name in ("try", "remove", "bind", "unbind", "secret")
+    },
     "experiment_start": (404, 403, 404),
     "experiment_stop": (404, 403, 404),
     "experiment_promote": (404, 403, 404),
@@ -317,6 +328,7 @@ def url_of(name, world):
         "hold_id": world.data.hold_id,
         "role": "auditor",
         "account_id": world.account_id,
+        **console_world.privacy_ids(world.acme, is_platform=not route.startswith("t/")),
         **console_world.trail_ids(world.acme, is_platform=not route.startswith("t/")),
         **_money_ids(world.money, is_platform=not route.startswith("t/"), is_coupon="coupons" in route),
     }
