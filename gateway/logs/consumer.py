@@ -23,7 +23,6 @@ from gateway.logs import streams
 from gateway.logs.ingest import LogEntry, store
 from gateway.pipeline.record import decode
 from gateway.state.limits import STREAM
-from tenants import keys
 from gateway.telemetry import metrics
 from tenants import keys
 
@@ -72,10 +71,6 @@ def _store(client: redis.Redis, entries: streams.Entries) -> int:
         uses[each.api_key_id] = max(each.occurred_at, uses.get(each.api_key_id, each.occurred_at))
     keys.note_use(uses)
     metrics.count(pipe, rows, log)
-    uses: dict[UUID, datetime] = {}
-    for each in log:
-        uses[each.api_key_id] = max(each.occurred_at, uses.get(each.api_key_id, each.occurred_at))
-    keys.note_use(uses)
     ids = [entry_id for entry_id, _ in entries]
     pipe.xack(STREAM, GROUP, *ids)
     pipe.xdel(STREAM, *ids)
