@@ -180,6 +180,8 @@ MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_ALLOW_UNVERIFIED_EMAIL = True  # accounts come from invitations alone: the address has had a mail of ours
 MFA_RECOVERY_CODES_SHOW_ONCE = False
 MFA_FORMS = {
+    "add_webauthn": "tenants.sign_ins.AddKeyForm",
+    "login_webauthn": "tenants.sign_ins.SignInByKeyForm",
     "authenticate_webauthn": "tenants.sign_ins.SecondFactorByKeyForm",
     "reauthenticate_webauthn": "tenants.sign_ins.ReauthenticateByKeyForm",
 }

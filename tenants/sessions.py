@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from allauth.core.internal.sessionkit import get_session_user
 from allauth.usersessions.models import UserSession
+from django.contrib.sessions.backends.cached_db import SessionStore
 from django.core.cache import cache
 from django.db import transaction
 from django.http import HttpRequest
@@ -58,7 +60,7 @@ def note_alive(request: HttpRequest) -> None:
 
 
 def list_sessions(*, user: User, current_key: str | None) -> Sequence[SessionShown]:
-    """The person's living sessions, this one first, then by last use. Forgets the rows of dead ones."""
+    """The person's living sessions, this one first, then by last use. (A sign-in forgets the dead ones.)"""
     shown = [
         SessionShown(
             id=row.pk,
@@ -69,7 +71,8 @@ def list_sessions(*, user: User, current_key: str | None) -> Sequence[SessionSho
             last_seen_at=row.last_seen_at,
             is_current=row.session_key == current_key,
         )
-        for row in UserSession.objects.purge_and_list(user)
+        for row in UserSession.objects.filter(user_id=user.pk)
+        if get_session_user(SessionStore(row.session_key)) is not None
     ]
     return sorted(shown, key=lambda each: (each.is_current, each.last_seen_at), reverse=True)
 

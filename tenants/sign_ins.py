@@ -6,13 +6,20 @@ every tenant the person belongs to. Addresses nobody has an account for leave no
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from allauth.account import signals as account
 from allauth.account.internal.flows.login import get_authentication_records
+from allauth.core import context
 from allauth.mfa import signals as mfa
+from allauth.mfa.adapter import get_adapter
 from allauth.mfa.models import Authenticator
-from allauth.mfa.webauthn.forms import AuthenticateWebAuthnForm, ReauthenticateWebAuthnForm
+from allauth.mfa.webauthn.forms import (
+    AddWebAuthnForm,
+    AuthenticateWebAuthnForm,
+    LoginWebAuthnForm,
+    ReauthenticateWebAuthnForm,
+)
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.dispatch import receiver
@@ -31,7 +38,7 @@ def note(
     action: str,
     *,
     user: User,
-    request: HttpRequest | None,
+    request: HttpRequest,
     after: Mapping[str, Any] | None = None,
     is_proven: bool = True,
 ) -> None:
@@ -40,7 +47,7 @@ def note(
     `is_proven`: the person did it themselves; otherwise somebody at the door did.
     """
     actor = principal_of(user) if is_proven else DOOR
-    ip = audit.client_ip(request) if request is not None else None
+    ip = audit.client_ip(request)
     with transaction.atomic():
         tenants = Tenant.objects.filter(memberships__user=user).order_by("id")
         for tenant in (None, *tenants):
@@ -109,17 +116,41 @@ def _factor_failed(request: HttpRequest, user: User, authenticator: Authenticato
 # ------------------------------------------------------------------ what allauth does not tell
 
 
-class _NotedFailure:
-    """A wrong passkey as a second factor: allauth signals wrong codes alone."""
+_NOT_A_CREDENTIAL = (AttributeError, KeyError, TypeError, ValueError)
+"""What fido2's parser raises on JSON of another shape; allauth expects some of them only."""
+
+
+class _CleanCredential:
+    """A credential that cannot be read is a wrong one. So much for who sends it; who it is, nobody knows."""
+
+    def clean_credential(self) -> Any:
+        try:
+            return super().clean_credential()  # type: ignore[misc]  # a form's, mixed in below
+        except _NOT_A_CREDENTIAL as error:
+            raise get_adapter().validation_error("incorrect_code") from error
+
+
+class _NotedFailure(_CleanCredential):
+    """A wrong passkey of a known person: allauth signals wrong codes alone."""
 
     user: User
 
     def clean_credential(self) -> Any:
         try:
-            return super().clean_credential()  # type: ignore[misc]  # a form's, mixed in below
+            return super().clean_credential()
         except ValidationError:
-            note("user.mfa_failed", user=self.user, request=None, after={"type": "webauthn"}, is_proven=False)
+            note(
+                "user.mfa_failed",
+                user=self.user,
+                request=context.request,
+                after={"type": "webauthn"},
+                is_proven=False,
+            )
             raise
+
+
+class SignInByKeyForm(_CleanCredential, LoginWebAuthnForm):  # type: ignore[misc]
+    """A passkey in place of a password."""
 
 
 class SecondFactorByKeyForm(_NotedFailure, AuthenticateWebAuthnForm):  # type: ignore[misc]
@@ -128,3 +159,13 @@ class SecondFactorByKeyForm(_NotedFailure, AuthenticateWebAuthnForm):  # type: i
 
 class ReauthenticateByKeyForm(_NotedFailure, ReauthenticateWebAuthnForm):  # type: ignore[misc]
     """A passkey to confirm that it is still the same person."""
+
+
+class AddKeyForm(AddWebAuthnForm):  # type: ignore[misc]  # allauth ships no types
+    """A new passkey."""
+
+    def clean(self) -> dict[str, Any]:
+        try:
+            return cast("dict[str, Any]", super().clean())
+        except _NOT_A_CREDENTIAL as error:
+            raise get_adapter().validation_error("incorrect_code") from error
