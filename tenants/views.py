@@ -239,7 +239,7 @@ def _shown(rows: OwnedQuerySet[ApiKey], show: str, *, principal: Principal) -> O
 def key_list(request: ConsoleRequest, tenant: Tenant) -> HttpResponse:
     """The tenant's keys, newest first; those that show what is asked for."""
     rows = ApiKey.objects.for_tenant(tenant).visible_to(request.principal, "keys:read")
-    return _list(request, rows, template="tenants/key_list.html")
+    return _list(request, rows.select_related("tenant"), template="tenants/key_list.html")
 
 
 @platform_room("keys:read")
