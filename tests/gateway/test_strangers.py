@@ -12,6 +12,7 @@ from billing.models import AlertChannel, AlertDelivery, AlertFiring, AlertRule, 
 from billing.payments import book as payments
 from billing.wallets import book as wallets
 from gateway.content import certificates, erase
+from gateway.privacy import bindings as privacy
 from tenants import keys, retention
 from tenants.models import AuditEvent, AuditSink, Membership, Proposal, Tenant, User
 from tenants.principal import SYSTEM
@@ -51,6 +52,7 @@ def world(db):
     trail = trail_of(theirs)
     credit = credit_of(theirs)
     kept = kept_of(theirs)
+    rules = privacy_of(theirs)
     stranger = keys.issue(tenant=mine, name="stranger", scopes=("*",), actor=SYSTEM).text
     return {
         "stranger": stranger,
@@ -62,6 +64,7 @@ def world(db):
             *credit,
             *trail,
             *kept,
+            *rules,
             str(uuid.UUID(int=1)),
         ],
     }
@@ -78,6 +81,15 @@ def trail_of(theirs):
         scope="budgets:write", object_id="Theirs-secret", people=[], expires_at=timezone.now(),
     )  # fmt: skip
     return [str(each.id) for each in (sink, proposal, AuditEvent.objects.filter(tenant=theirs).first())]
+
+
+def privacy_of(theirs):
+    """A profile and its binding."""
+    profile = privacy.create_profile(
+        slug="theirs", tenant=theirs, values={"name": "Theirs-secret-profile"}, actor=SYSTEM
+    )
+    binding = privacy.bind(profile=profile, bound_tenant=theirs, actor=SYSTEM)
+    return [str(profile.id), str(binding.id)]
 
 
 def kept_of(theirs):
