@@ -29,8 +29,11 @@ GROUP: Final = "content"
 BATCH: Final = 100
 
 
-def drain(*, budget_s: float, block_ms: int = 800) -> int:
-    """Move everything that waits, for about `budget_s` seconds. Returns how many contents were stored."""
+def drain(*, budget_s: float, block_ms: int = 1) -> int:
+    """Move everything that waits, for about `budget_s` seconds. Returns how many contents were stored.
+
+    Does not wait for more: content is in no hurry, and its reader shall not keep a worker from others.
+    """
     return streams.drain(READER, budget_s=budget_s, block_ms=block_ms)
 
 
