@@ -96,7 +96,7 @@ def draining(plane):
 @pytest.fixture(autouse=True)
 def forgetting(provider):
     provider.received.clear()
-    provider.answer = None
+    provider.answer, provider.piece = None, 5
 
 
 def rule(tenant, slug, *, bound=None, feature="", policy="", **values):
