@@ -302,6 +302,12 @@ CELERY_TIMEZONE = "UTC"
 LOG_FORMAT = env.str("LOG_FORMAT", "line")
 CELERY_WORKER_HIJACK_ROOT_LOGGER = LOG_FORMAT == "line"  # else Celery would bring its own format
 
+_SERVER_LOGGERS = (  # in JSON the server's own lines too
+    {}
+    if LOG_FORMAT == "line"
+    else {name: {"handlers": [], "propagate": True} for name in ("uvicorn", "uvicorn.error")}
+)
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -311,7 +317,5 @@ LOGGING = {
     },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
     "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", "INFO")},
-    "loggers": {"httpx": {"level": "WARNING"}, "django.request": {"level": "ERROR"}},
+    "loggers": {"httpx": {"level": "WARNING"}, "django.request": {"level": "ERROR"}, **_SERVER_LOGGERS},
 }
-if LOG_FORMAT == "json":  # the server's own lines too
-    LOGGING["loggers"] |= {name: {"handlers": [], "propagate": True} for name in ("uvicorn", "uvicorn.error")}

@@ -128,9 +128,11 @@ def _rates(move: DeploymentMove, actor: Principal, now: datetime) -> int:
     added = 0
     for component, price in move.rates.items():
         key = {"provider": move.provider, "provider_model": move.provider_model, "component": component}
-        if not CostRate.objects.filter(**key).exists():
-            rates.open_rate(rate=NewRate(**key, price=price, effective_from=now), actor=actor)
-            added += 1
+        if CostRate.objects.filter(**key).exists():
+            continue
+        rate = NewRate(move.provider, move.provider_model, component, price, effective_from=now)
+        rates.open_rate(rate=rate, actor=actor)
+        added += 1
     return added
 
 
