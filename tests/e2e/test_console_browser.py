@@ -211,6 +211,10 @@ OWNER_PAGES = {
     "tenant-preview": "/t/acme/billing/preview/",
     "tenant-billing-details": "/t/acme/billing/details/",
     "members": "/t/acme/members/",
+    "sign-in-settings": "/t/acme/sign-in/",
+    "sign-in-settings-empty": "/t/fresh-foods/sign-in/",
+    "sso-new": "/t/acme/sign-in/new/",
+    "sso": "/t/acme/sign-in/{connection_id}/",
     "tenant-models": "/t/acme/models/",
     "tenant-audit": "/t/acme/audit/",
     "tenant-audit-event": "/t/acme/audit/events/{event_id}/",
@@ -340,7 +344,7 @@ def visit(browser, server):
             page.goto("/accounts/login/")
             page.get_by_label("Email").fill(user.email)
             page.get_by_label("Password").fill(console_world.PASSWORD)
-            page.get_by_role("button", name="Sign in").click()
+            page.get_by_role("button", name="Sign in", exact=True).click()
             page.wait_for_url(lambda url: "/accounts/" not in url)
         return page
 
@@ -390,6 +394,7 @@ def ids_of(world):
         "operators_profile_id": console_world.privacy_ids(world.acme, is_platform=True)["profile_id"],
         **console_world.privacy_ids(world.acme, is_platform=False),
         **console_world.trail_ids(world.acme, is_platform=False),
+        **console_world.sign_in_ids(world.acme),
     }
 
 

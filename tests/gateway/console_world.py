@@ -11,6 +11,7 @@ from functools import cache
 from uuid import UUID
 
 from django.contrib.auth.hashers import make_password
+from django.utils import timezone
 
 from billing.models import Plan, PlanVersion, Subscription
 from billing.usage.ingest import ingest
@@ -26,16 +27,19 @@ from routing.experiments.models import Rollout
 from routing.health.models import HealthSample, Incident
 from routing.models import CostRate, Endpoint, Model, Provider, RoutingPolicy, RoutingPolicyVersion
 from routing.policies import bindings, wordings
-from tenants import approvals, keys
+from tenants import approvals, encryption, invitations, keys
 from tenants.ids import instant_of, uuid7
 from tenants.models import (
     ApiKey,
     AuditEvent,
     AuditSink,
     CustomRole,
+    Invitation,
     Membership,
     Proposal,
     ServiceAccount,
+    SsoConnection,
+    SsoDomain,
     Tenant,
     User,
 )
@@ -142,6 +146,7 @@ def build(*, now: datetime, calls: int = 400, seed: int = 7) -> World:
     _plans(acme)
     _routes()
     _policies(acme)
+    _sign_in(acme)
     _privacy(acme)
     _health(now)
     _trail(acme, people["dev"], now)
@@ -384,6 +389,37 @@ def _routes():
             )
     policy = RoutingPolicy.objects.create(slug="cheap-first", name="The cheapest that can")
     RoutingPolicyVersion.objects.create(policy=policy, number=1, strategy="cost")
+
+
+def _sign_in(acme):
+    """A connection with a confirmed and a claimed domain (its host is never asked), and two invitations."""
+    connection = SsoConnection(
+        tenant=acme,
+        name="Acme Entra ID",
+        issuer="https://login.example.com/acme",
+        client_id="7d1c-tollhouse",
+        default_role="developer",
+    )
+    connection.client_secret = encryption.seal(
+        "a-client-secret", tenant=acme, context=f"{connection._meta.db_table}|{connection.pk}|client_secret"
+    )
+    connection.save()
+    now = timezone.now()
+    for domain, confirmed_at in (("acme.example", now), ("acme-robotics.example", None)):
+        SsoDomain.objects.create(tenant=acme, connection=connection, domain=domain, confirmed_at=confirmed_at)
+    invitations.invite(tenant=acme, email="grace@acme.example", role="admin", actor=SYSTEM, now=now)
+    invitations.invite(
+        tenant=acme, email="late@acme.example", role="viewer", actor=SYSTEM, now=now - timedelta(days=9)
+    )
+
+
+def sign_in_ids(acme):
+    """What the paths of sign-in pages leave open. Nobody has the session."""
+    return {
+        "connection_id": SsoConnection.objects.get(tenant=acme).id,
+        "invitation_id": Invitation.objects.get(tenant=acme, email="grace@acme.example").id,
+        "session_id": 1,
+    }
 
 
 def _policies(acme):

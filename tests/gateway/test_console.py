@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from gateway.logs import search
 from routing.models import Feature, KillSwitch, PolicyBinding, RoutingPolicy
-from tenants.models import ApiKey, AuditEvent, Membership, Tenant
+from tenants.models import ApiKey, AuditEvent, Invitation, Membership, Tenant
 from tests.gateway import console_world
 
 pytestmark = pytest.mark.django_db
@@ -189,6 +189,9 @@ PAGES = {
     "encryption": NO_CLERK,
     "credential_list": (200, 403, 200, 200, 200, 404),
     "member_list": (200, 403, 200, 200, 200, 404),
+    "sign_in_settings": (200, 403, 200, 200, 200, 404),
+    "sso_create": (200, 403, 200, 403, 403, 404),
+    "sso_edit": (200, 403, 200, 200, 200, 404),
     "role_list": (200, 403, 200, 200, 200, 404),
     "role_create": (200, 403, 200, 403, 403, 404),
     "role_edit": (200, 403, 200, 403, 403, 404),
@@ -217,6 +220,11 @@ ACTIONS = {
     "credential_remove": (403, 403, 404),
     "member_role": (403, 403, 404),
     "member_remove": (403, 403, 404),
+    "invitation_resend": (403, 403, 404),
+    "invitation_withdraw": (403, 403, 404),
+    "sso_test": (403, 403, 404),
+    "sso_confirm": (403, 403, 404),
+    "sso_remove": (403, 403, 404),
     "role_remove": (403, 403, 404),
     "service_account_key": (403, 403, 404),
     "service_account_role": (403, 403, 404),
@@ -283,7 +291,7 @@ ACTIONS = {
     "kill_switch_restore": (404, 403, 404),
     "breaker_reset": (404, 403, 404),
 }
-SIGNED_IN = {"home"}
+SIGNED_IN = {"home", "session_end", "sessions_end"}
 
 
 @pytest.fixture
@@ -314,6 +322,7 @@ def url_of(name, world):
         "tenant_slug": world.acme.slug,
         "key_id": world.key.id,
         "credential_id": world.credential_id,
+        **console_world.sign_in_ids(world.acme),
         "member_id": Membership.objects.get(tenant=world.acme, user=world.developer).id,
         "request_id": world.request_id,
         "slug": "scale-up" if "plans" in route else "openai-bills" if "bills" in route else "openai",
@@ -544,11 +553,11 @@ def test_revoking_needs_the_keys_name(typed, is_revoked, world):
 # ------------------------------------------------------------------ members and tenants
 
 
-def test_adding_a_member_is_audited(world):
+def test_inviting_somebody_is_audited(world):
     signed_in(world.owner).post(url_of("member_list", world), {"email": "new@example.com", "role": "viewer"})
-    member = Membership.objects.get(tenant=world.acme, user__email="new@example.com")
-    assert member.role == "viewer"
-    assert AuditEvent.objects.filter(action="member.create", object_id=str(member.id)).count() == 1
+    offer = Invitation.objects.get(tenant=world.acme, email="new@example.com")
+    assert offer.role == "viewer"
+    assert AuditEvent.objects.filter(action="invitation.create", object_id=str(offer.id)).count() == 1
 
 
 def test_the_last_owner_stays(world):

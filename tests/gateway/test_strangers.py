@@ -13,8 +13,8 @@ from billing.payments import book as payments
 from billing.wallets import book as wallets
 from gateway.content import certificates, erase
 from gateway.privacy import bindings as privacy
-from tenants import keys, retention
-from tenants.models import AuditEvent, AuditSink, Membership, Proposal, Tenant, User
+from tenants import invitations, keys, retention
+from tenants.models import AuditEvent, AuditSink, Membership, Proposal, SsoConnection, Tenant, User
 from tenants.principal import SYSTEM
 from tests.gateway.content.world import content, logged
 
@@ -52,6 +52,7 @@ def world(db):
     trail = trail_of(theirs)
     credit = credit_of(theirs)
     kept = kept_of(theirs)
+    doors = doors_of(theirs)
     rules = privacy_of(theirs)
     stranger = keys.issue(tenant=mine, name="stranger", scopes=("*",), actor=SYSTEM).text
     return {
@@ -64,10 +65,32 @@ def world(db):
             *credit,
             *trail,
             *kept,
+            *doors,
             *rules,
             str(uuid.UUID(int=1)),
         ],
     }
+
+
+def privacy_of(theirs):
+    """A profile and its binding."""
+    profile = privacy.create_profile(
+        slug="theirs", tenant=theirs, values={"name": "Theirs-secret-profile"}, actor=SYSTEM
+    )
+    binding = privacy.bind(profile=profile, bound_tenant=theirs, actor=SYSTEM)
+    return [str(profile.id), str(binding.id)]
+
+
+def doors_of(theirs):
+    """An invitation and a single sign-on connection of the other tenant."""
+    now = timezone.now()
+    offer = invitations.invite(
+        tenant=theirs, email="theirs-secret-guest@example.com", role="viewer", actor=SYSTEM, now=now
+    )
+    connection = SsoConnection.objects.create(
+        tenant=theirs, name="Theirs-secret-sso", issuer="https://theirs.example", client_secret=b"x"
+    )
+    return [str(offer.id), str(connection.id)]
 
 
 def trail_of(theirs):
@@ -81,15 +104,6 @@ def trail_of(theirs):
         scope="budgets:write", object_id="Theirs-secret", people=[], expires_at=timezone.now(),
     )  # fmt: skip
     return [str(each.id) for each in (sink, proposal, AuditEvent.objects.filter(tenant=theirs).first())]
-
-
-def privacy_of(theirs):
-    """A profile and its binding."""
-    profile = privacy.create_profile(
-        slug="theirs", tenant=theirs, values={"name": "Theirs-secret-profile"}, actor=SYSTEM
-    )
-    binding = privacy.bind(profile=profile, bound_tenant=theirs, actor=SYSTEM)
-    return [str(profile.id), str(binding.id)]
 
 
 def kept_of(theirs):
