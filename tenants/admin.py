@@ -20,11 +20,15 @@ from tenants.models import (
     CustomRole,
     DataKey,
     IdempotencyRecord,
+    Invitation,
     LegalHold,
     Membership,
     Proposal,
     RetentionSetting,
     ServiceAccount,
+    SignInSetting,
+    SsoConnection,
+    SsoDomain,
     Tenant,
     User,
 )
@@ -145,3 +149,36 @@ class RetentionSettingAdmin(ReadOnly):
 @admin.register(LegalHold)
 class LegalHoldAdmin(ReadOnly):
     list_display = ("tenant", "reason", "since", "placed_by", "released_at")
+
+
+@admin.register(Invitation)
+class InvitationAdmin(ReadOnly):
+    list_display = ("email", "tenant", "role", "expires_at", "accepted_at", "withdrawn_at")
+    list_select_related = ("tenant",)
+    exclude = ("token_digest",)
+
+
+@admin.register(SignInSetting)
+class SignInSettingAdmin(_Admin):
+    list_display = ("tenant", "require_mfa")
+    list_select_related = ("tenant",)
+    raw_id_fields = ("tenant",)
+
+
+@admin.register(SsoConnection)
+class SsoConnectionAdmin(_Admin):
+    """Changed here for one purpose: to open a door again that a broken provider has shut."""
+
+    list_display = ("name", "tenant", "issuer", "is_enabled", "is_enforced")
+    list_select_related = ("tenant",)
+    fields = ("name", "tenant", "issuer", "client_id", "default_role", "is_enabled", "is_enforced")
+    readonly_fields = ("name", "tenant", "issuer", "client_id", "default_role")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+
+@admin.register(SsoDomain)
+class SsoDomainAdmin(ReadOnly):
+    list_display = ("domain", "connection", "tenant", "confirmed_at")
+    list_select_related = ("connection", "tenant")
