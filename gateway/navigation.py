@@ -65,7 +65,7 @@ PLATFORM = (
     Entry(label="Billing", scope="invoices:read", url_name="billing_home", icon="receipt-text"),
     Entry(label="Providers", scope="providers:read", url_name="provider_list", icon="plug"),
     Entry(label="Health", scope="providers:read", url_name="health_list", icon="activity"),
-    Entry(label="Models", scope="models:read", url_name="model_list", icon="boxes"),
+    Entry(label="Models", scope="providers:read", url_name="model_list", icon="boxes"),
     Entry(label="Deletions", scope="retention:read", url_name="certificate_list", icon="trash-2"),
     Entry(label="Kill switches", scope="providers:read", url_name="kill_switch_list", icon="ban"),
     Entry(label="Encryption", scope="credentials:read", url_name="encryption", icon="lock-keyhole"),

@@ -50,8 +50,24 @@ DATA_PLANE: Final[Mapping[type, str]] = {
     edge.Generation: "",
 }
 """What a key needs there. Empty: any valid key, since it learns only what it may use or has done itself."""
-OPERATOR_ONLY: Final[Mapping[tuple[str, str], str]] = {}
-"""Routes whose handler asks for the scope on the platform, whoever's the object is, and why."""
+OPERATOR_ONLY: Final = frozenset(
+    {
+        *(("platform-key-list", method) for method in ("GET", "POST")),
+        *(("platform-key-detail", method) for method in ("GET", "PATCH")),
+        *((f"platform-key-{verb}", "POST") for verb in ("rotate", "revoke", "bulk-rotate", "bulk-revoke")),
+        *(
+            (f"{kind}-{place}", method)
+            for kind in ("feature", "policy-binding")
+            for place, method in (("list", "POST"), ("detail", "PATCH"), ("detail", "DELETE"))
+        ),
+        ("credit-grant-list", "POST"),
+        ("invoice-list", "POST"),
+        ("payment-list", "POST"),
+    }
+)
+"""Routes whose handler asks for the scope on the platform, whoever's the object is: the operator's own keys,
+and what only an operator makes for a tenant.
+"""
 
 
 class UndeclaredRouteError(Exception):

@@ -343,7 +343,7 @@ def endpoint_toggle(request: ConsoleRequest, slug: str, endpoint_id: UUID) -> Ht
     return redirect("provider_detail", slug)
 
 
-@platform_room("models:read")
+@platform_room("providers:read")
 def model_list(request: ConsoleRequest) -> HttpResponse:
     """The catalogue: what is served, by whom, at what cost."""
     text = request.GET.get("q", "").strip()
