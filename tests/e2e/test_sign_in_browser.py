@@ -36,7 +36,7 @@ def test_there_is_a_database():
 
 
 @pytest.fixture(autouse=True)
-def _fresh(world):  # noqa: F811 - fixtures
+def _fresh(browser, world):  # noqa: F811 - the browser first: `world` must close its connection before the loop ends
     """Nobody has a second factor, and nobody has tried anything yet."""
     cache.clear()
     Authenticator.objects.all().delete()
