@@ -38,7 +38,7 @@ VALUES = {
     "timestamp with time zone": lambda width: "2026-01-02T03:04:05Z",
     "date": lambda width: "2026-01-02",
     "jsonb": lambda width: "{}",
-    "bytea": lambda width: b"x",
+    "bytea": lambda width: uuid4().bytes,
     "inet": lambda width: "192.0.2.1",
     "ARRAY": lambda width: "{}",
     "character varying": lambda width: uuid4().hex[: width or 32],
