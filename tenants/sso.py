@@ -253,8 +253,7 @@ def admit(*, connection: SsoConnection, claims: Claims, linked: User | None, now
     email = claims.email.strip().lower()
     if not claims.is_email_verified or not email:
         raise SsoRefusedError("Your provider does not say that your e-mail address is verified.")
-    spoken = connection_for(email)
-    if spoken is None or spoken.pk != connection.pk:
+    if not _speaks_for(connection, email):
         raise SsoRefusedError("Your e-mail address belongs to no domain of this connection.")
     tenant = connection.tenant
     with transaction.atomic():
@@ -262,7 +261,7 @@ def admit(*, connection: SsoConnection, claims: Claims, linked: User | None, now
         user = linked or User.objects.filter(email__iexact=email).first()
         if user is not None and (_is_staff(user) or not user.is_active):
             raise SsoRefusedError("This account does not sign in through a workspace's provider.")
-        if user is not None and _domain_of(user.email) != _domain_of(email):
+        if user is not None and not _speaks_for(connection, user.email):
             raise SsoRefusedError("Your account has an e-mail address of another domain.")
         if user is not None and Membership.objects.filter(tenant=tenant, user=user).exists():
             return user
@@ -288,6 +287,11 @@ def admit(*, connection: SsoConnection, claims: Claims, linked: User | None, now
 
 
 # ------------------------------------------------------------------ parts
+
+
+def _speaks_for(connection: SsoConnection, email: str) -> bool:
+    spoken = connection_for(email)
+    return spoken is not None and spoken.pk == connection.pk
 
 
 def _is_staff(user: User) -> bool:

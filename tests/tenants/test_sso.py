@@ -114,6 +114,14 @@ def test_the_second_time_it_is_the_same_person_whatever_the_address(connection, 
     assert who(client).email == "ada@acme.example"
 
 
+def test_a_linked_person_whose_account_has_left_the_domain_is_refused(connection, provider):
+    sign_in(factories.browser(), provider)
+    User.objects.update(email="ada@other.example")
+    client = factories.browser()
+    assert sign_in(client, provider).status_code == 403
+    assert who(client).is_anonymous
+
+
 def test_a_known_account_of_the_domain_is_linked(connection, provider):
     known = factories.user("ada@acme.example", password="correct horse battery")
     client = factories.browser()
