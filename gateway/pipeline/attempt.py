@@ -226,11 +226,12 @@ def _patience_s(call: Call, target: Target) -> float:
 
 def _client(call: Call, target: Target, process: Process) -> HttpClient | SandboxClient:
     """The client that may connect there: an address from a tenant is judged at every connection."""
-    if not target.is_own or call.caller is None:
-        return process.transport(target.kind)
+    usual = process.transport(target.kind)
+    if not target.is_own or call.caller is None or usual is process.sandbox:  # which goes nowhere
+        return usual
     own = process.snapshot.routing.own.get((call.caller.tenant.id, target.provider), ())
     is_operators = any(each.credential_id == target.credential_id and not each.base_url for each in own)
-    return process.transport(target.kind) if is_operators else process.guarded
+    return usual if is_operators else process.guarded
 
 
 # ------------------------------------------------------------------ outcomes

@@ -50,6 +50,7 @@ class Wire:
     """One connection to the gateway, opened again whenever the other side has closed it."""
 
     port: int
+    reached: int = 0  # answers that name a provider
     _socket: socket.socket | None = None
     _left: bytes = b""
 
@@ -82,6 +83,7 @@ class Wire:
             name.strip().lower(): value.strip()
             for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
         }
+        self.reached += b"x-tollhouse-provider" in headers
         if ask.method == "HEAD" or status in (204, 304):
             body = b""
         elif b"content-length" in headers:
