@@ -16,7 +16,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from tenants import keys, lifecycle, members, roles, service_accounts
+from tenants import invitations, keys, lifecycle, members, roles, service_accounts
 from tenants.errors import ApiError
 from tenants.models import ApiKey, CustomRole, Membership, OwnedQuerySet, ServiceAccount, Tenant
 from tenants.principal import Principal
@@ -378,9 +378,9 @@ ROLE_HELP = f"One of {', '.join(TENANT_ROLES)}, or the slug of one of the tenant
 
 
 class MemberSerializer(StrictSerializer, serializers.ModelSerializer[Membership]):
-    """A person's role in the tenant."""
+    """A person's role in the tenant. `email` is set once."""
 
-    email = serializers.EmailField(source="user.email", read_only=True)
+    email = serializers.EmailField(source="user.email")
     name = serializers.CharField(source="user.name", read_only=True)
     role = serializers.CharField(max_length=63, help_text=ROLE_HELP)
 
@@ -397,13 +397,26 @@ class RoleSerializer(StrictSerializer):
 
 
 class MemberResource(Resource[Membership]):
-    """The members of one tenant; new ones are invited (/invitations/). The last owner stays."""
+    """The members of one tenant. POST makes somebody a member at once and mails them; /invitations/ asks first.
+
+    Nobody gives a role that may do more than they; the last owner stays.
+    """
 
     queryset = Membership.objects.select_related("user", "tenant")
     serializer_class = MemberSerializer
     read_scope, write_scope = "members:read", "members:write"
-    http_method_names = ["get", "patch", "delete", "head"]
+    http_method_names = ["get", "post", "patch", "delete", "head"]
     filters: ClassVar = {"email": "user__email__iexact", "role": "role"}
+
+    def perform_create(self, serializer: serializers.BaseSerializer[Membership]) -> None:
+        """Raises ApiError as `invitations.add`."""
+        given = serializer.validated_data
+        serializer.instance = invitations.add(
+            tenant=cast("Tenant", self.tenant),
+            email=given["user"]["email"],
+            role=given["role"],
+            actor=self.principal,
+        )
 
     @extend_schema(request=RoleSerializer, responses={200: MemberSerializer})
     def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -11,6 +11,8 @@ from functools import partial
 from typing import Final
 
 from allauth.account.adapter import get_adapter
+from allauth.account.forms import default_token_generator
+from allauth.account.utils import user_pk_to_url_str
 from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
@@ -33,11 +35,7 @@ def invite(*, tenant: Tenant, email: str, role: str, actor: Principal, now: date
     Raises ApiError: invalid_request for a bad address or role, permission_denied for a role that may do more
     than `actor`, conflict for a member and for an open invitation.
     """
-    email = email.strip().lower()
-    try:
-        validate_email(email)
-    except ValidationError as error:
-        raise ApiError("invalid_request", "This is not an email address.", param="email") from error
+    email = _address(email)
     with transaction.atomic():
         Tenant.objects.select_for_update().get(pk=tenant.pk)  # puts two invitations of one person in line
         roles.assignable(role, tenant=tenant, actor=actor)
@@ -53,6 +51,25 @@ def invite(*, tenant: Tenant, email: str, role: str, actor: Principal, now: date
         invitation.save(force_insert=True)
         _record("create", invitation, actor)
     return invitation
+
+
+def add(*, tenant: Tenant, email: str, role: str, actor: Principal) -> Membership:
+    """Make a person a member at once, as an operator's own backend does. A new person gets a mail with a link to
+    choose a password; until then the account has none and opens nothing.
+
+    Raises ApiError as `invite`.
+    """
+    email = _address(email)
+    with transaction.atomic():
+        Tenant.objects.select_for_update().get(pk=tenant.pk)
+        roles.assignable(role, tenant=tenant, actor=actor)
+        user = User.objects.filter(email__iexact=email).first()
+        is_known = user is not None
+        if user is None:
+            user = members.create_person(email=email, actor=actor, by="member")
+        membership = members.join(tenant=tenant, user=user, role=role, actor=actor)
+        transaction.on_commit(partial(_tell, membership, actor, is_known=is_known), robust=True)
+    return membership
 
 
 def resend(*, invitation: Invitation, actor: Principal, now: datetime) -> Invitation:
@@ -130,6 +147,15 @@ def _take(invitation: Invitation, user: User, now: datetime) -> Membership:
     return membership
 
 
+def _address(email: str) -> str:
+    email = email.strip().lower()
+    try:
+        validate_email(email)
+    except ValidationError as error:
+        raise ApiError("invalid_request", "This is not an email address.", param="email") from error
+    return email
+
+
 def _open(tenant: Tenant, email: str) -> Invitation | None:
     return Invitation.objects.filter(
         tenant=tenant, email__iexact=email, accepted_at__isnull=True, withdrawn_at__isnull=True
@@ -164,6 +190,23 @@ def _mail(invitation: Invitation, token: str) -> None:
         "url": settings.PUBLIC_URL + reverse("accept_invitation", args=(token,)),
     }
     get_adapter().send_mail("emails/invitation", invitation.email, context)
+
+
+def _tell(membership: Membership, actor: Principal, *, is_known: bool) -> None:
+    adapter, user = get_adapter(), membership.user
+    url = f"{settings.PUBLIC_URL}/"
+    if not is_known:
+        token = f"{user_pk_to_url_str(user)}-{default_token_generator.make_token(user)}"
+        url = adapter.get_reset_password_from_key_url(token)
+    context = {
+        "tenant": membership.tenant,
+        "added_by": actor.label,
+        "role": membership.role,
+        "is_known": is_known,
+        "days": settings.PASSWORD_RESET_TIMEOUT // 86_400,
+        "url": url,
+    }
+    adapter.send_mail("emails/membership", user.email, context)
 
 
 def _record(verb: str, invitation: Invitation, actor: Principal) -> None:

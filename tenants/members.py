@@ -1,5 +1,7 @@
-"""People in tenants: their accounts and memberships. Nobody comes in here but by an invitation
-(tenants/invitations.py) or a tenant's provider (tenants/sso.py). A tenant never loses its last owner.
+"""People in tenants: their accounts and memberships. A tenant never loses its last owner.
+
+Nobody comes in here but by an invitation, by the addition of somebody who may (both tenants/invitations.py), or by a
+tenant's provider (tenants/sso.py).
 """
 
 from django.db import transaction
@@ -14,9 +16,10 @@ from tenants.scopes import TENANT_ROLES
 def create_person(
     *, email: str, actor: Principal, by: str, name: str = "", password: str | None = None
 ) -> User:
-    """An account for somebody who has shown that the address is theirs. The caller holds a transaction.
+    """An account; without a password only a mail to the address opens it. The caller holds a transaction.
 
-    `by` says how: an invitation, a connection. Raises ApiError conflict when there is one already.
+    `by` says how it came to be: an invitation, a connection, a member added. Raises ApiError conflict when there
+    is one already.
     """
     if User.objects.filter(email__iexact=email).exists():
         raise ApiError("conflict", "There is an account with this address.", param="email")

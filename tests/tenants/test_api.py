@@ -12,9 +12,11 @@ from tenants.models import (
     AuditEvent,
     AuditSink,
     CustomRole,
+    Invitation,
     Membership,
     Proposal,
     ServiceAccount,
+    SsoConnection,
     Tenant,
 )
 from tenants.scopes import TENANT_ROLES
@@ -470,6 +472,17 @@ def test_a_stranger_meets_nothing_of_another_tenant(acme, globex, method, path, 
             payload={},
             scope="budgets:write",
             people=[],
+            expires_at=timezone.now(),
+        ).id,
+        "sso": SsoConnection.objects.create(
+            tenant=acme, name="idp", issuer="https://id.example.com", client_id="c", client_secret=b""
+        ).id,
+        "invitations": Invitation.objects.create(
+            tenant=acme,
+            email="asked@example.com",
+            role="viewer",
+            token_digest=bytes(32),
+            sent_at=timezone.now(),
             expires_at=timezone.now(),
         ).id,
         "service-accounts": ServiceAccount.objects.create(tenant=acme, name="ci", role="viewer").id,
