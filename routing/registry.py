@@ -22,9 +22,10 @@ class Dialect:
 
 
 ALL = frozenset(Operation)
+TEXTS = frozenset((Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS))
 
 DIALECTS: Mapping[ProviderKind, Dialect] = {
-    ProviderKind.OPENAI: Dialect("OpenAI", "https://api.openai.com/v1", "openai", ALL),
+    ProviderKind.OPENAI: Dialect("OpenAI", "https://api.openai.com/v1", "openai", TEXTS | {Operation.MODERATIONS}),
     ProviderKind.OPENAI_COMPATIBLE: Dialect("OpenAI-compatible", "", "", ALL, needs_key=False),
     ProviderKind.ANTHROPIC: Dialect(
         "Anthropic", "https://api.anthropic.com", "anthropic", frozenset({Operation.CHAT})
@@ -35,10 +36,17 @@ DIALECTS: Mapping[ProviderKind, Dialect] = {
         "gemini",
         frozenset({Operation.CHAT, Operation.EMBEDDINGS}),
     ),
-    ProviderKind.AZURE_OPENAI: Dialect("Azure OpenAI", "", "azure", ALL, are_names_deployments=True),
+    ProviderKind.AZURE_OPENAI: Dialect("Azure OpenAI", "", "azure", TEXTS, are_names_deployments=True),
+    ProviderKind.MISTRAL: Dialect(
+        "Mistral",
+        "https://api.mistral.ai/v1",
+        "mistral",
+        frozenset({Operation.CHAT, Operation.EMBEDDINGS}),
+    ),
     ProviderKind.SANDBOX: Dialect("Sandbox", "sandbox://local", "", ALL, needs_key=False),
 }
-"""https://platform.openai.com/docs/api-reference, https://docs.anthropic.com/en/api, https://ai.google.dev/api"""
+"""https://platform.openai.com/docs/api-reference, https://docs.anthropic.com/en/api, https://ai.google.dev/api,
+https://docs.mistral.ai/api"""
 
 
 def dialect_of(kind: str) -> Dialect:

@@ -22,6 +22,15 @@ class Operation(StrEnum):
     CHAT = "chat"
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
+    MODERATIONS = "moderations"
+    RERANK = "rerank"
+
+
+TEXTLESS = frozenset((Operation.EMBEDDINGS, Operation.MODERATIONS, Operation.RERANK))
+"""Operations that write no text: no output tokens, no streams, nothing to compare, judge or parametrise."""
+
+PRICED_BY: Mapping[Operation, str] = {Operation.MODERATIONS: "requests", Operation.RERANK: "searches"}
+"""Operations that are not metered in tokens, and the one price component that is. See `providers.media`."""
 
 
 class ProviderKind(StrEnum):
@@ -32,6 +41,7 @@ class ProviderKind(StrEnum):
     ANTHROPIC = "anthropic"
     GEMINI = "gemini"
     AZURE_OPENAI = "azure_openai"
+    MISTRAL = "mistral"
     SANDBOX = "sandbox"
 
 

@@ -1,6 +1,6 @@
 """Which module speaks which dialect. Nothing else may choose an adapter."""
 
-from routing.providers import anthropic, azure_openai, gemini, openai, sandbox
+from routing.providers import anthropic, azure_openai, gemini, mistral, openai, sandbox
 from routing.types import Adapter, ProviderKind
 
 _MODULES: dict[ProviderKind, Adapter] = {
@@ -9,6 +9,7 @@ _MODULES: dict[ProviderKind, Adapter] = {
     ProviderKind.ANTHROPIC: anthropic,
     ProviderKind.GEMINI: gemini,
     ProviderKind.AZURE_OPENAI: azure_openai,
+    ProviderKind.MISTRAL: mistral,
     ProviderKind.SANDBOX: sandbox,
 }
 

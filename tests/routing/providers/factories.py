@@ -12,6 +12,7 @@ BASE_URLS = {
     ProviderKind.ANTHROPIC: "https://api.anthropic.com",
     ProviderKind.GEMINI: "https://generativelanguage.googleapis.com/v1beta",
     ProviderKind.AZURE_OPENAI: "https://example.openai.azure.com",
+    ProviderKind.MISTRAL: "https://api.mistral.ai/v1",
     ProviderKind.SANDBOX: "sandbox://",
 }
 

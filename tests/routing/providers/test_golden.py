@@ -35,12 +35,12 @@ def test_every_kind_and_every_operation_has_golden_files():
     shown = {
         (split(file)[0], split(file)[1].split("_")[0], load(file).get("operation")) for file in golden_files()
     }
-    for kind in ("openai", "anthropic", "gemini", "azure_openai"):
+    for kind in ("openai", "anthropic", "gemini", "azure_openai", "mistral"):
         assert (kind, "request", "chat") in shown
         assert (kind, "reply", "chat") in shown
         assert (kind, "stream", None) in shown
         assert (kind, "error", None) in shown
-    for kind in ("openai", "gemini"):
+    for kind in ("openai", "gemini", "mistral"):
         assert (kind, "request", "embeddings") in shown
         assert (kind, "reply", "embeddings") in shown
     assert ("openai", "reply", "completions") in shown
@@ -172,6 +172,29 @@ def test_gemini_requests_hold_only_fields_its_sdk_knows(file):
         if name in body:
             model.model_validate(body.pop(name))
     assert body == {}
+
+
+MISTRAL_FIELDS = {
+    "chat": {
+        "model", "messages", "temperature", "top_p", "max_tokens", "stream", "stop", "random_seed", "tools",
+        "response_format", "tool_choice", "presence_penalty", "frequency_penalty", "parallel_tool_calls",
+        "prompt_mode", "reasoning_effort", "safe_prompt",
+    },
+    "embeddings": {"model", "input", "output_dimension"},
+}  # fmt: skip
+"""https://docs.mistral.ai/api: a field beside these is answered with 422."""
+MISTRAL_MESSAGE = {"role", "content", "tool_calls", "tool_call_id"}
+
+
+@pytest.mark.parametrize("file", [f for f in golden_files("request_") if f.startswith("mistral/")])
+def test_mistral_requests_hold_only_documented_fields(file):
+    case = load(file)
+    body = case["wire"]["body"]
+    assert body.keys() <= MISTRAL_FIELDS[case["operation"]]
+    for message in body.get("messages", []):
+        assert message.keys() <= MISTRAL_MESSAGE
+        assert all(len(call["id"]) == 9 for call in message.get("tool_calls", []))
+        assert len(message.get("tool_call_id", "123456789")) == 9
 
 
 def test_provider_answers_in_the_golden_files_have_the_providers_own_shape():
