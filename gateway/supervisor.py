@@ -262,7 +262,14 @@ def product_commands(options: Options) -> dict[str, list[str]]:
     quiet = ["--loglevel", "WARNING"]
     return {
         "web": [
-            *("gateway.server", "gateway.asgi:application", "--host", options.host, "--port", str(options.port)),
+            *(
+                "gateway.server",
+                "gateway.asgi:application",
+                "--host",
+                options.host,
+                "--port",
+                str(options.port),
+            ),
             *("--workers", str(options.web_workers), "--timeout-worker-healthcheck", "30"),
             *("--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "on"),
             *("--no-access-log", "--no-server-header", "--no-proxy-headers", "--no-use-colors"),

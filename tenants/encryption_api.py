@@ -19,7 +19,7 @@ from tenants.rest import Guarded, StrictSerializer, TenantField
 class RotationSerializer(serializers.Serializer[Any]):
     """A retired data key, and how many values of each column are left under it."""
 
-    tenant = serializers.SlugRelatedField[Any](slug_field="slug", read_only=True, allow_null=True)
+    tenant = serializers.CharField(source="tenant.slug", default=None, allow_null=True, read_only=True)
     version = serializers.IntegerField()
     retired_at = serializers.DateTimeField()
     remaining = serializers.DictField(child=serializers.IntegerField())

@@ -8,7 +8,7 @@ from django.http import HttpResponse
 from django.urls import URLPattern, URLResolver, include, path
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -132,6 +132,7 @@ class LegalHoldResource(Resource[LegalHold]):
 # ------------------------------------------------------------------ certificates and erasures
 
 
+@extend_schema_field(OpenApiTypes.STR)
 class Hex(serializers.Field[bytes, str, str, Any]):
     """Bytes as hexadecimal digits, for reading."""
 
