@@ -22,7 +22,7 @@ from gateway.edge import openai
 from gateway.pipeline.admit import EXPECTED_OUTPUT_TOKENS
 from gateway.state.snapshot import allowed_models
 from routing import snapshot
-from routing.catalog.cost import Unpriced, estimate_pico
+from routing.catalog.cost import Unpriced, cost_of, estimate_pico
 from routing.health import store
 from routing.health.tracker import Tracker
 from routing.models import RoutingPolicyVersion
@@ -31,7 +31,8 @@ from routing.policies.plan import plan
 from routing.policies.preferences import forgetful, read_preferences
 from routing.policies.refusals import NoTarget
 from routing.policies.request import PlanRequest
-from routing.types import NO_HEALTH, Dropped, Health, Json, Operation, RoutePlan, Target
+from routing.providers.media import physical_units
+from routing.types import NO_HEALTH, PRICED_BY, TEXTLESS, Dropped, Health, Json, Operation, RoutePlan, Target
 from tenants import versions
 from tenants.errors import ApiError
 from tenants.models import ApiKey, Tenant
@@ -139,7 +140,7 @@ def _request_of(imagined: Imagined, *, allow_unpriced: bool) -> PlanRequest:
         openai.check(imagined.operation, body)
     raw = orjson.dumps(body)
     limit = openai.output_limit(body)
-    has_no_output = imagined.operation is Operation.EMBEDDINGS
+    has_no_output = imagined.operation in TEXTLESS
     expected = 0 if has_no_output else min(limit or EXPECTED_OUTPUT_TOKENS, EXPECTED_OUTPUT_TOKENS)
     terms = terms_of(subscriptions.current_version(imagined.tenant))
     key_models = frozenset(imagined.key.allowed_models) if imagined.key else frozenset()
@@ -153,7 +154,7 @@ def _request_of(imagined: Imagined, *, allow_unpriced: bool) -> PlanRequest:
         allowed_models=allowed_models(key_models or None, terms.allowed_models),
         capabilities=openai.needed_capabilities(body, raw) if capabilities is None else capabilities,
         input_tokens=(
-            max(1, openai.input_bound(body, raw) // 4)
+            _input_of(imagined.operation, body, raw)
             if imagined.input_tokens is None
             else imagined.input_tokens
         ),
@@ -170,8 +171,20 @@ def _request_of(imagined: Imagined, *, allow_unpriced: bool) -> PlanRequest:
     )
 
 
+def _input_of(operation: Operation, body: Json, raw: bytes) -> int:
+    """As `admit.probable_input`; a body that was only imagined has one unit."""
+    if operation in PRICED_BY:
+        return sum(physical_units(operation, body).values()) if len(body) > 1 else 1
+    return max(1, openai.input_bound(body, raw) // 4)
+
+
 def _cost(target: Target, request: PlanRequest, now: float) -> str | None:
+    component = PRICED_BY.get(request.operation)
     try:
+        if component is not None:
+            units = {component: request.input_tokens}
+            cost = cost_of(target.rates, units, occurred_at=now, service_tier=request.service_tier)
+            return amount_text(cost.total_pico)
         pico = estimate_pico(
             target.rates, request.input_tokens, request.output_tokens, now, request.service_tier
         )

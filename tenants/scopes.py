@@ -9,6 +9,8 @@ SCOPES: Mapping[str, str] = {
     "inference:chat": "Call chat models",
     "inference:completions": "Call text completion models",
     "inference:embeddings": "Call embedding models",
+    "inference:moderations": "Have texts and pictures moderated",
+    "inference:rerank": "Rank documents",
     "inference:feedback": "Rate answers",
     "models:read": "List models and their prices",
     "usage:read": "Read usage reports",

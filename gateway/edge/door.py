@@ -36,7 +36,7 @@ from gateway.pipeline.run import identify, run
 from gateway.pipeline.shadow import overheard
 from gateway.state.process import Process
 from routing.providers.chunks import dated
-from routing.types import Json, Operation
+from routing.types import TEXTLESS, Json, Operation
 from tenants.errors import ApiError, shutting_down
 from tenants.ids import request_in_hand, uuid7
 
@@ -50,6 +50,8 @@ PATHS = {
     "/v1/chat/completions": Operation.CHAT,
     "/v1/completions": Operation.COMPLETIONS,
     "/v1/embeddings": Operation.EMBEDDINGS,
+    "/v1/moderations": Operation.MODERATIONS,
+    "/v1/rerank": Operation.RERANK,
 }
 BODY_PAUSE_S = 30.0
 """How long a client may pause while it sends its body."""
@@ -182,7 +184,7 @@ def make_call(
         raw = orjson.dumps(body)
     operation = operation or Operation.CHAT
     openai.check(operation, body)
-    is_stream = bool(body.get("stream")) and operation is not Operation.EMBEDDINGS
+    is_stream = bool(body.get("stream")) and operation not in TEXTLESS
     options = body.get("stream_options") or {}
     return Call(
         id=request_id,

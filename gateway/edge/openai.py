@@ -11,12 +11,14 @@ from typing import Any
 import orjson
 
 from routing.policies.preferences import Preferences, read_preferences
-from routing.types import Json, Operation
+from routing.types import PRICED_BY, Json, Operation
 from tenants.errors import ApiError
 from tenants.wire import is_deeper_than
 
 MAX_JSON_DEPTH = 64
 """Tools' schemas and their arguments nest; nothing that a person means nests deeper."""
+MAX_DOCUMENTS = 10_000
+"""Documents of one ranking."""
 IMAGE_TOKENS_BOUND = 2_000
 """Allowance for one image among input bytes; its true count depends on the model and the picture."""
 
@@ -44,6 +46,8 @@ def check(operation: Operation, body: Json) -> None:
         rule = RULES.get(name)
         if rule is not None and value is not None and not rule[0](value):
             raise _bad(name, rule[1])
+    if operation in PRICED_BY and body.get("stream"):
+        raise _bad("stream", f"The answer of {operation} is not streamed.")
     match operation:
         case Operation.CHAT:
             _check_messages(body.get("messages"))
@@ -54,6 +58,10 @@ def check(operation: Operation, body: Json) -> None:
         case Operation.EMBEDDINGS:
             if not _is_prompt(body.get("input")):
                 raise _bad("input", "input must be a non-empty string or an array of strings or tokens.")
+        case Operation.MODERATIONS:
+            _check_moderated(body.get("input"))
+        case Operation.RERANK:
+            _check_rerank(body)
 
 
 def needed_capabilities(body: Json, raw: bytes) -> frozenset[str]:
@@ -189,6 +197,8 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "service_tier must be a string of at most 32 printable characters.",
     ),
     "modalities": (_is_strings, "modalities must be an array of strings."),
+    "top_n": (_is_count(1, 10**6), "top_n must be a positive integer."),
+    "return_documents": (_is_bool, "return_documents must be true or false."),
     "dimensions": (_is_count(1, 100_000), "dimensions must be a positive integer."),
     "encoding_format": (
         lambda value: value in ("float", "base64"),
@@ -218,6 +228,33 @@ def _check_messages(messages: Any) -> None:
                 _check_part(f"{where}.content[{number}]", part)
         else:
             raise _bad(f"{where}.content", "content must be a string or an array of parts.")
+
+
+def _check_moderated(value: Any) -> None:
+    """A text, several, or the parts of one thing to look at."""
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        for number, part in enumerate(value):
+            if part.get("type") not in ("text", "image_url"):
+                raise _bad(f"input[{number}].type", "a part to moderate is a text or an image_url.")
+            _check_part(f"input[{number}]", part)
+        return
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) and text for text in texts):
+        raise _bad("input", "input must be a non-empty string, an array of them, or an array of parts.")
+
+
+def _check_rerank(body: Json) -> None:
+    query, documents = body.get("query"), body.get("documents")
+    if not isinstance(query, str) or not query:
+        raise _bad("query", "query must be a non-empty string.")
+    if not isinstance(documents, list) or not 1 <= len(documents) <= MAX_DOCUMENTS:
+        raise _bad("documents", f"documents must be an array of 1 to {MAX_DOCUMENTS} texts.")
+    for number, document in enumerate(documents):
+        text = document.get("text") if isinstance(document, dict) else document
+        if not isinstance(text, str) or not text:
+            raise _bad(
+                f"documents[{number}]", "a document must be a non-empty string or an object with a text."
+            )
 
 
 def _check_part(where: str, part: Any) -> None:
@@ -268,4 +305,7 @@ def _has_part(body: Json, kind: str) -> bool:
         content = message.get("content")
         if isinstance(content, list) and any(part["type"] == kind for part in content):
             return True
-    return False
+    given = body.get("input")
+    return isinstance(given, list) and any(
+        isinstance(part, dict) and part.get("type") == kind for part in given
+    )

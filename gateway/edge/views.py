@@ -118,6 +118,16 @@ class Embeddings(PostView):
     pass
 
 
+@declare("Moderation of texts and pictures (OpenAI's request and reply)")
+class Moderations(PostView):
+    pass
+
+
+@declare("Documents ranked by their relevance for a query (Cohere's and Jina's request and reply)")
+class Rerank(PostView):
+    pass
+
+
 @declare("One model this key may use")
 class Model(GetView):
     @extend_schema(operation_id="v1_model_retrieve")
@@ -232,6 +242,8 @@ urlpatterns = [
     path("chat/completions", ChatCompletions.as_view()),
     path("completions", Completions.as_view()),
     path("embeddings", Embeddings.as_view()),
+    path("moderations", Moderations.as_view()),
+    path("rerank", Rerank.as_view()),
     path("messages", Messages.as_view()),
     path("responses", Responses.as_view()),
     path("models", Models.as_view()),

@@ -22,8 +22,9 @@ from gateway.state.limits import (
 )
 from gateway.state.process import Process
 from gateway.state.redis import RedisUnavailable
-from routing.catalog.cost import Unpriced, worst_case_pico
-from routing.types import Operation, Ranked, Target
+from routing.catalog.cost import Unpriced, cost_of, worst_case_pico
+from routing.providers.media import physical_units
+from routing.types import PRICED_BY, TEXTLESS, Ranked, Target
 from tenants.errors import ApiError
 
 OUTPUT_TOKENS_WITHOUT_LIMIT = 4_096
@@ -108,7 +109,7 @@ def reopen(call: Call, target: Target, process: Process) -> None:
 
 def output_ceiling(call: Call, target: Target) -> int:
     """The most output tokens the call can produce there, over all its choices."""
-    if call.operation is Operation.EMBEDDINGS:
+    if call.operation in TEXTLESS:
         return 0
     return output_per_choice(call, target) * max(call.body.get("n") or 1, call.body.get("best_of") or 1)
 
@@ -162,13 +163,29 @@ def open_record(call: Call, caller: Caller, target: Target, claim: Claim, worker
 
 def expected_output(call: Call) -> int:
     """How many output tokens the call will probably produce: for ranking and for rate limits, not for money."""
-    if call.operation is Operation.EMBEDDINGS:
+    if call.operation in TEXTLESS:
         return 0
     return min(call.output_limit or EXPECTED_OUTPUT_TOKENS, EXPECTED_OUTPUT_TOKENS)
 
 
+def probable_input(call: Call) -> int:
+    """How many input tokens the call will probably have, for ranking; exactly its units where it has no tokens."""
+    if call.operation in PRICED_BY:
+        return sum(physical_units(call.operation, call.body).values())
+    return max(1, call.input_bytes // 4)
+
+
+def _units_bound(call: Call, target: Target) -> dict[str, int]:
+    """The most units the call can be metered with there."""
+    if call.operation in PRICED_BY:
+        return physical_units(call.operation, call.body)
+    return {"input": call.input_bytes, "output": output_ceiling(call, target)}
+
+
 def _expected_tokens(call: Call, target: Target, process: Process) -> int:
     """For the tokens-per-minute window: what the call will probably take; settling corrects it."""
+    if call.operation in PRICED_BY:
+        return 0
     return process.telemetry.input_tokens_in(call.input_bytes, target.endpoint_id) + expected_output(call)
 
 
@@ -213,6 +230,8 @@ def _hold(entry: BudgetEntry, call: Call, caller: Caller, targets: list[Target],
         case "requests":
             return 1
         case "tokens":
+            if call.operation in PRICED_BY:
+                return 0
             return call.input_bytes + max(output_ceiling(call, target) for target in targets)
     amounts = [_worst_amount(entry, call, caller, target, process) for target in targets]
     known = [amount for amount in amounts if amount is not None]
@@ -235,7 +254,7 @@ def _worst_amount(
         currency = caller.terms.currency
         amount = caller.terms.pricing.hold_of(
             worst_cost_pico=cost,
-            units_bound={"input": call.input_bytes, "output": output_ceiling(call, target)},
+            units_bound=_units_bound(call, target),
             model=target.model,
             cost_currency=target.rates.currency,
             is_byok=target.is_own,
@@ -252,13 +271,24 @@ def _worst_cost(call: Call, target: Target) -> int | None:
     key = (target.endpoint_id, call.input_bytes, call.output_limit)
     if key not in call.worst_costs:
         try:
-            call.worst_costs[key] = worst_case_pico(
-                target.rates,
-                call.input_bytes,
-                output_ceiling(call, target),
-                call.occurred_at,
-                service_tier=call.service_tier,
-            )
+            call.worst_costs[key] = _bound(call, target)
         except Unpriced:
             call.worst_costs[key] = None
     return call.worst_costs[key]
+
+
+def _bound(call: Call, target: Target) -> int:
+    if call.operation in PRICED_BY:
+        return cost_of(
+            target.rates,
+            physical_units(call.operation, call.body),
+            occurred_at=call.occurred_at,
+            service_tier=call.service_tier,
+        ).total_pico
+    return worst_case_pico(
+        target.rates,
+        call.input_bytes,
+        output_ceiling(call, target),
+        call.occurred_at,
+        service_tier=call.service_tier,
+    )

@@ -8,7 +8,8 @@ import orjson
 
 from gateway.pipeline.call import Attempt, Call
 from gateway.state.telemetry import Telemetry
-from routing.types import OUTPUT_COMPONENTS, ProviderKind, Reply, StreamState, Usage
+from routing.providers.media import physical_units
+from routing.types import OUTPUT_COMPONENTS, PRICED_BY, ProviderKind, Reply, StreamState, Usage
 
 BYTES_PER_TOKEN = 4
 DENSE = frozenset((ProviderKind.ANTHROPIC, ProviderKind.GEMINI))
@@ -46,6 +47,8 @@ def of_reply(call: Call, attempt: Attempt, reply: Reply, telemetry: Telemetry) -
 
 
 def _inputs(call: Call, attempt: Attempt, telemetry: Telemetry) -> dict[str, int]:
+    if call.operation in PRICED_BY:
+        return physical_units(call.operation, call.body)
     return {"input": telemetry.input_tokens_in(call.input_bytes, attempt.target.endpoint_id)}
 
 

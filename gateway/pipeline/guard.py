@@ -26,7 +26,7 @@ from gateway.privacy.walk import texts_of
 from gateway.state.clients import ClientError
 from gateway.state.process import Process
 from gateway.state.redis import RedisUnavailable
-from routing.types import ErrorKind, Json, Operation, ProviderError, WireRequest
+from routing.types import TEXTLESS, ErrorKind, Json, ProviderError, WireRequest
 from tenants import webhooks
 from tenants.errors import ApiError
 
@@ -73,7 +73,7 @@ async def _keep(call: Call, protection: Protection, tenant_id: UUID, process: Pr
 
 async def after(call: Call, protection: Protection, answer: WholeAnswer, process: Process) -> None:
     """Judge a whole answer. Raises Blocked: the provider's work is done and stays on the bill."""
-    if not protection.rules.after or call.operation is Operation.EMBEDDINGS:
+    if not protection.rules.after or call.operation in TEXTLESS:
         return
     said = Said()
     said.hear(orjson.loads(answer.reply.body))

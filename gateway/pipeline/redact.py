@@ -38,6 +38,8 @@ TEXTS_OF: Final = {
     Operation.CHAT: "messages",
     Operation.COMPLETIONS: "prompt",
     Operation.EMBEDDINGS: "input",
+    Operation.MODERATIONS: "input",
+    Operation.RERANK: "documents",
 }
 OWN_NAMES: Final = ("user", "safety_identifier")
 """Fields of a body that name the caller's end user."""

@@ -6,7 +6,7 @@ import time
 
 from billing.snapshot import BudgetEntry
 from gateway.pipeline import guard, shadow
-from gateway.pipeline.admit import admit, expected_output
+from gateway.pipeline.admit import admit, expected_output, probable_input
 from gateway.pipeline.attempt import StreamAnswer, WholeAnswer
 from gateway.pipeline.authenticate import UnknownKey, authenticate, permit
 from gateway.pipeline.call import Call, Caller, Throttle
@@ -22,7 +22,7 @@ from routing.policies.names import POLICY_PREFIX
 from routing.policies.plan import PlanRequest, plan
 from routing.policies.preferences import forgetful
 from routing.policies.split import added_bytes
-from routing.types import Operation, RoutePlan
+from routing.types import TEXTLESS, RoutePlan
 from tenants.errors import ApiError, shutting_down
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def choose(call: Call, caller: Caller, process: Process, *, model: str | None = 
             regions=caller.tenant.regions,
             allowed_models=allowed_models(caller.key.allowed_models, caller.terms.allowed_models),
             capabilities=call.capabilities,
-            input_tokens=max(1, call.input_bytes // 4),
+            input_tokens=probable_input(call),
             output_tokens=expected_output(call),
             service_tier=call.service_tier,
             allow_unpriced=process.allow_unpriced,
@@ -139,7 +139,7 @@ def choose(call: Call, caller: Caller, process: Process, *, model: str | None = 
 def enrol(call: Call) -> None:
     """The call has an arm of an experiment: what it sends may be longer, or its ceiling lower, than was asked."""
     assignment = call.plan.assignment if call.plan else None
-    if assignment is None or call.operation is Operation.EMBEDDINGS:
+    if assignment is None or call.operation in TEXTLESS:
         return
     call.input_bytes += added_bytes(assignment)
     ceiling = assignment.parameters.get("max_completion_tokens")

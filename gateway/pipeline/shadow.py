@@ -25,7 +25,7 @@ from gateway.state.limits import BudgetUnseeded, Claim, EpochChanged, Throttled
 from gateway.state.process import Process
 from gateway.state.redis import RedisUnavailable
 from routing.policies.split import applied
-from routing.types import Conduct, Json, Mirror, Operation, Ranked, RoutePlan, Target
+from routing.types import TEXTLESS, Conduct, Json, Mirror, Operation, Ranked, RoutePlan, Target
 from tenants.errors import ApiError, shutting_down
 from tenants.ids import uuid7
 
@@ -254,7 +254,7 @@ async def _measure(
     process: Process,
 ) -> None:
     """Add to the sample how good both answers were. Texts are compared in a thread, and go no further."""
-    if shadow.sample is None or shadow.operation is Operation.EMBEDDINGS:
+    if shadow.sample is None or shadow.operation in TEXTLESS:
         return
     told = await asyncio.to_thread(
         _compared, shadow.operation, body, mirror.scoring, answer.reply.body if answer else None, heard

@@ -15,7 +15,7 @@ from gateway.state.snapshot import allowed_models
 from routing.catalog.cost import Unpriced, cost_of
 from routing.policies.plan import PlanRequest, plan
 from routing.policies.preferences import forgetful
-from routing.types import Health, Operation, Target, Usage
+from routing.types import PRICED_BY, Health, Operation, Target, Usage
 from tenants.errors import ApiError
 from tenants.snapshot import TenantsSnapshot
 
@@ -128,16 +128,16 @@ def _route(
     """The target that the candidate's policy would try first. Raises ApiError as `plan`."""
     terms = world.billing.terms.get(call.tenant_id, world.billing.default_terms)
     tenant = tenants.tenants.get(call.tenant_id)
-    usage = Usage(call.units)
+    usage, operation = Usage(call.units), Operation(call.operation)
     chosen = plan(
         PlanRequest(
             model=as_policy or call.request_model,
-            operation=Operation(call.operation),
+            operation=operation,
             tenant_id=call.tenant_id,
             regions=tenant.regions if tenant else None,
             allowed_models=allowed_models(allowed.get(call.api_key_id), terms.allowed_models),
             capabilities=call.needs,
-            input_tokens=usage.input_tokens,
+            input_tokens=sum(call.units.values()) if operation in PRICED_BY else usage.input_tokens,
             output_tokens=usage.output_tokens,
             service_tier=call.service_tier,
             tenant=tenant.slug if tenant else "",

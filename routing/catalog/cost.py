@@ -213,7 +213,12 @@ def estimate_pico(
 
 
 def token_rates(
-    card: RateCard, instant_s: float, *, service_tier: str = "", input_tokens: int = 0
+    card: RateCard,
+    instant_s: float,
+    *,
+    service_tier: str = "",
+    input_tokens: int = 0,
+    input_component: str = "input",
 ) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
     """What one plain input token and one output token cost in a request of this size: exact fractions.
 
@@ -221,7 +226,10 @@ def token_rates(
     `card.at(instant_s)` and every size between two of the card's context tiers, so that a planner which
     weighs many targets may keep them; `estimate_pico` is the same sum for a single card.
     """
-    input_steps, output_steps = card.at(instant_s).plain.get(service_tier, ((), ()))
+    period = card.at(instant_s)
+    input_steps, output_steps = period.plain.get(service_tier, ((), ()))
+    if input_component != "input":  # a unit of an operation that is not metered in tokens
+        input_steps = period.tiers.get(service_tier, _NO_RATES).get(input_component, ())
     found: list[tuple[int, int] | None] = []
     for steps in (input_steps, output_steps):
         step = next((step for step in steps if input_tokens > step[0] or step[0] == 0), None)

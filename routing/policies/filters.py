@@ -19,7 +19,7 @@ from routing.policies.pool import Pool, Rates
 from routing.policies.preferences import PRICED, Preferences
 from routing.policies.refusals import Stage
 from routing.policies.request import Demands
-from routing.types import Dropped, Target
+from routing.types import PRICED_BY, Dropped, Target
 
 MAX_POOLS: Final = 16
 """Pools a sieve remembers; kinds of sizes beyond that are worked out again."""
@@ -218,6 +218,7 @@ def _fit(
 ) -> Pool:
     """Context window and prices."""
     demands = sieve.demands
+    counted = PRICED_BY.get(demands.operation, "input")
     limit, preferred = demands.constraints.max_price_per_million, demands.preferences.max_price
     needs_price = limit is not None or preferred or demands.constraints.max_cost_pico is not None
     kept: list[Choice] = []
@@ -240,7 +241,11 @@ def _fit(
             drop(target, Stage.CONTEXT, f"its context window is {window} tokens")
             continue
         per_input, per_output = token_rates(
-            target.rates, now, service_tier=service_tier, input_tokens=input_tokens
+            target.rates,
+            now,
+            service_tier=service_tier,
+            input_tokens=0 if counted != "input" else input_tokens,
+            input_component=counted,
         )
         if not has_output:
             per_output = (0, 1)
@@ -249,11 +254,13 @@ def _fit(
                 kept.append(choice)
                 rates.append(None)
             else:
-                component = "input" if per_input is None else "output"
+                component = counted if per_input is None else "output"
                 drop(target, Stage.PRICED, f"has no price for {component}")
             continue
+        # Limits per million are limits of tokens: other units are bounded by max_cost.
+        per_unit = per_input if counted == "input" else (0, 1)
         prices = {
-            "input": Decimal(per_input[0]) / per_input[1] / MILLION,
+            "input": Decimal(per_unit[0]) / per_unit[1] / MILLION,
             "output": Decimal(per_output[0]) / per_output[1] / MILLION,
         }
         if limit is not None and (reason := _over_limit(target, prices, limit)):

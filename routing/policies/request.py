@@ -11,7 +11,10 @@ from routing.types import Operation
 
 @dataclass(slots=True)  # not frozen: it is made for every call, and freezing costs 2 us
 class PlanRequest:
-    """What a call asks of its route. Sets that are None do not restrict; token counts are estimates."""
+    """What a call asks of its route. Sets that are None do not restrict; token counts are estimates.
+
+    `input_tokens` of an operation in `PRICED_BY` are its units, exactly.
+    """
 
     model: str
     operation: Operation

@@ -18,7 +18,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from routing.entries import Arm, ExperimentEntry, PolicyEntry, RolloutEntry, ShadowEntry
-from routing.types import Assignment, Json, Mirror, Operation, Target
+from routing.types import TEXTLESS, Assignment, Json, Mirror, Operation, Target
 
 TAG_PREFIX: Final = "tag:"
 UNITS: Final = ("tenant", "user", "tag:<name>")
@@ -152,7 +152,7 @@ def applied(body: Json, assignment: Assignment, operation: Operation) -> Json:
 
     An arm may lower the caller's ceiling of output tokens, never lift it: the admission has held for that.
     """
-    if operation is Operation.EMBEDDINGS:
+    if operation in TEXTLESS:
         return body
     allowed = PARAMETERS if operation is Operation.CHAT else SHARED_PARAMETERS
     changed: dict[str, Any] = {

@@ -6,11 +6,11 @@
 from urllib.parse import quote
 
 from routing.providers.openai import (
-    PATHS,
     classify_error,
     json_headers,
     parse_event,
     parse_reply,
+    path_of,
     request_body,
 )
 from routing.types import Json, Operation, Target, WireRequest
@@ -24,10 +24,10 @@ def build_request(operation: Operation, body: Json, target: Target, *, stream: b
     """`options`: api_version, a date, or "v1" for the path without versions."""
     version = target.options.get("api_version", DEFAULT_API_VERSION)
     if version == "v1":
-        url = f"{target.base_url}/openai/v1{PATHS[operation]}"
+        url = f"{target.base_url}/openai/v1{path_of(operation, target)}"
     else:
         deployment = quote(target.provider_model, safe="")
-        path = f"/openai/deployments/{deployment}{PATHS[operation]}"
+        path = f"/openai/deployments/{deployment}{path_of(operation, target)}"
         url = f"{target.base_url}{path}?api-version={quote(version)}"
     return WireRequest(
         url=url,

@@ -98,7 +98,7 @@ def build_request(operation: Operation, body: Json, target: Target, *, stream: b
         case Operation.EMBEDDINGS:
             verb = "batchEmbedContents"
             wire = _embeddings(body, target)
-        case Operation.COMPLETIONS:
+        case _:
             raise UnsupportedParameter("model", f"{NAME} does not offer {operation}.")
     return WireRequest(
         url=f"{target.base_url}/{quote(_path(target))}:{verb}",

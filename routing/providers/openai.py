@@ -11,9 +11,12 @@ import orjson
 from routing.providers.chunks import GATEWAY_FIELDS, derived_id, usage_chunk
 from routing.providers.embeddings import embeddings_as
 from routing.providers.errors import invalid_response, openai_error, openai_error_from
+from routing.providers.media import physical_units, refused
 from routing.providers.portable import portable
 from routing.providers.usage import openai_usage, record_usage, reply_usage
+from routing.registry import dialect_of
 from routing.types import (
+    PRICED_BY,
     Headers,
     Json,
     Operation,
@@ -21,6 +24,7 @@ from routing.types import (
     Reply,
     StreamState,
     Target,
+    Usage,
     WireRequest,
 )
 
@@ -28,9 +32,19 @@ PATHS = {
     Operation.CHAT: "/chat/completions",
     Operation.COMPLETIONS: "/completions",
     Operation.EMBEDDINGS: "/embeddings",
+    Operation.MODERATIONS: "/moderations",
+    Operation.RERANK: "/rerank",
 }
 
 DONE = b"[DONE]"
+
+
+def path_of(operation: Operation, target: Target) -> str:
+    """Where the operation is, below the dialect's address. Raises UnsupportedParameter where there is none."""
+    dialect = dialect_of(target.kind)
+    if operation not in dialect.operations:
+        raise refused(operation, dialect.name)
+    return PATHS[operation]
 
 
 def build_request(operation: Operation, body: Json, target: Target, *, stream: bool) -> WireRequest:
@@ -44,7 +58,7 @@ def build_request(operation: Operation, body: Json, target: Target, *, stream: b
         if name in target.options
     ]
     return WireRequest(
-        url=target.base_url + PATHS[operation],
+        url=target.base_url + path_of(operation, target),
         headers=tuple(headers),
         body=request_body(body, target, stream=stream),
     )
@@ -85,6 +99,8 @@ def parse_reply(operation: Operation, request: Json, body: bytes, target: Target
     error = document.get("error")
     if error and not document.get("choices"):
         raise _as_error(error)
+    if operation in PRICED_BY:
+        return _without_tokens(operation, request, document, body, target)
     if operation is Operation.EMBEDDINGS:
         changed = _complete_embeddings(document, request, target)
         finish_reason = None
@@ -102,6 +118,63 @@ def parse_reply(operation: Operation, request: Json, body: bytes, target: Target
         finish_reason=finish_reason,
         usage_invalid=usage_invalid,
     )
+
+
+def _without_tokens(
+    operation: Operation, request: Json, document: Json, body: bytes, target: Target
+) -> Reply:
+    """A reply that is metered by what was asked: checked against the request, and else passed on."""
+    if operation is Operation.MODERATIONS:
+        changed = _complete_moderations(document, request)
+    else:
+        changed = _complete_ranking(document, request)
+    changed |= _fill(document, model=target.provider_model)
+    return Reply(
+        body=orjson.dumps(document) if changed else body,
+        usage=Usage(physical_units(operation, request), "estimated"),
+        model=document["model"],
+        finish_reason=None,
+    )
+
+
+def _complete_moderations(document: Json, request: Json) -> bool:
+    """Raise ProviderError unless every result tells whether it is flagged; True if anything was filled in."""
+    results = document.get("results")
+    if not isinstance(results, list) or not results:
+        raise invalid_response("The provider's answer has no results.")
+    for result in results:
+        if not isinstance(result, dict) or not isinstance(result.get("flagged"), bool):
+            raise invalid_response(
+                "The provider's answer has a result that does not say whether it is flagged."
+            )
+    if not isinstance(document.get("id"), str):
+        document["id"] = derived_id("modr-", orjson.dumps(request))
+        return True
+    return False
+
+
+def _complete_ranking(document: Json, request: Json) -> bool:
+    """Raise ProviderError unless the results name documents of the request, each once, with a score.
+
+    Adds the documents where they were asked for and the server leaves them out; True if it did.
+    """
+    results, documents = document.get("results"), request["documents"]
+    if not isinstance(results, list) or not results:
+        raise invalid_response("The provider's answer has no results.")
+    seen: set[int] = set()
+    changed = False
+    for result in results:
+        index = result.get("index") if isinstance(result, dict) else None
+        if type(index) is not int or not 0 <= index < len(documents) or index in seen:
+            raise invalid_response("The provider's answer ranks a document that is not in the request.")
+        if type(result.get("relevance_score")) not in (int, float):
+            raise invalid_response("The provider's answer has a result without a relevance_score.")
+        seen.add(index)
+        if request.get("return_documents") is True and result.get("document") is None:
+            text = documents[index]
+            result["document"] = {"text": text} if isinstance(text, str) else text
+            changed = True
+    return changed
 
 
 def _as_error(error: object) -> ProviderError:

@@ -85,6 +85,10 @@ def answer(wire: WireRequest) -> SandboxScript:
         path = urlsplit(wire.url).path
         if path == "/embeddings":
             return _whole(_embeddings(body), directives, tokens=0)
+        if path == "/moderations":
+            return _whole(_moderation(body), directives, tokens=0)
+        if path == "/rerank":
+            return _whole(_ranking(body), directives, tokens=0)
         if path not in ("/chat/completions", "/completions"):
             raise _Refused(f"Unknown request URL: POST {path}.", code="unknown_url", status=404)
         reply = _compose(body, directives, chat=path == "/chat/completions")
@@ -167,7 +171,7 @@ def _last_prompt(body: Json) -> str:
             if isinstance(message, dict) and message.get("role") == "user":
                 return _text(message.get("content"))
         return ""
-    raw = body.get("prompt", body.get("input"))
+    raw = body.get("prompt", body.get("input", body.get("query")))
     first = raw[0] if isinstance(raw, list) and raw else raw
     return first if isinstance(first, str) else ""
 
@@ -590,6 +594,57 @@ def _inputs(raw: object) -> list[list[str]]:
         tokens_of(_without_directives(row)) if isinstance(row, str) else [f"#{token}" for token in row]
         for row in rows
     ]
+
+
+_FLAGGED = {"violence": "kill", "harassment": "idiot", "self-harm": "suicide"}
+"""The sandbox's categories, each with the one word that flags it."""
+
+
+def _moderation(body: Json) -> Json:
+    raw = body.get("input")
+    rows = raw if isinstance(raw, list) and all(isinstance(row, str) for row in raw) else [raw]
+    results = []
+    for row in rows:
+        parts = row if isinstance(row, list) else [{"text": row}]
+        words = {token.strip().lower() for token in tokens_of(_without_directives(_text(parts)))}
+        found = {category: word in words for category, word in _FLAGGED.items()}
+        results.append(
+            {
+                "flagged": any(found.values()),
+                "categories": found,
+                "category_scores": {category: 0.99 if hit else 0.01 for category, hit in found.items()},
+                "category_applied_input_types": {category: ["text"] for category in found},
+            }
+        )
+    digest = blake2b(orjson.dumps(raw), digest_size=12).hexdigest()
+    return {"id": f"modr-{digest}", "model": _without_directives(str(body.get("model"))), "results": results}
+
+
+def _ranking(body: Json) -> Json:
+    """Documents by the likeness of their vectors to the query's; like ones in the order they came."""
+    query, documents = body.get("query"), body.get("documents")
+    if not isinstance(query, str) or not isinstance(documents, list) or not documents:
+        raise _Refused("A ranking needs a query and documents.", param="documents", code="invalid_value")
+    texts = [document.get("text") if isinstance(document, dict) else document for document in documents]
+    if not all(isinstance(text, str) and text for text in texts):
+        raise _Refused("A document is a text.", param="documents", code="invalid_value")
+    asked = vector_of(tokens_of(_without_directives(query)), DEFAULT_DIMENSIONS)
+    scores = []
+    for text in texts:
+        vector = vector_of(tokens_of(str(text)), DEFAULT_DIMENSIONS)
+        likeness = sum(one * other for one, other in zip(asked, vector, strict=True))
+        scores.append(round(min(1.0, max(0.0, likeness)), 6))
+    order = sorted(range(len(texts)), key=lambda index: -scores[index])[: body.get("top_n") or len(texts)]
+    results: list[Json] = [{"index": index, "relevance_score": scores[index]} for index in order]
+    if body.get("return_documents"):
+        for result in results:
+            result["document"] = {"text": texts[result["index"]]}
+    digest = blake2b(orjson.dumps([query, texts]), digest_size=12).hexdigest()
+    return {
+        "id": f"rerank-{digest}",
+        "model": _without_directives(str(body.get("model"))),
+        "results": results,
+    }
 
 
 def vector_of(tokens: Sequence[str], size: int) -> list[float]:
