@@ -41,6 +41,8 @@ DATA_PLANE: Final[Mapping[type, str]] = {
     edge.ChatCompletions: "inference:chat",
     edge.Completions: "inference:completions",
     edge.Embeddings: "inference:embeddings",
+    edge.Moderations: "inference:moderations",
+    edge.Rerank: "inference:rerank",
     edge.Messages: "inference:chat",
     edge.Responses: "inference:chat",
     edge.GenerateContent: "inference:chat",
