@@ -195,6 +195,9 @@ def _models_request(
             version = str(options.get("api_version", azure_openai.DEFAULT_API_VERSION))
             path = "openai/v1/models" if version == "v1" else f"openai/models?api-version={version}"
             return f"{base_url}/{path}", [("api-key", api_key)]
+        case ProviderKind.COHERE:
+            url = f"{base_url.removesuffix('/v2')}/v1/models?page_size=1000"
+            return url, [("authorization", f"Bearer {api_key}")]
         case _:
             return f"{base_url}/models", [("authorization", f"Bearer {api_key}")] if api_key else []
 

@@ -43,10 +43,13 @@ DIALECTS: Mapping[ProviderKind, Dialect] = {
         "mistral",
         frozenset({Operation.CHAT, Operation.EMBEDDINGS}),
     ),
+    ProviderKind.COHERE: Dialect(
+        "Cohere", "https://api.cohere.com/v2", "cohere", frozenset({Operation.CHAT, Operation.EMBEDDINGS})
+    ),
     ProviderKind.SANDBOX: Dialect("Sandbox", "sandbox://local", "", ALL, needs_key=False),
 }
 """https://platform.openai.com/docs/api-reference, https://docs.anthropic.com/en/api, https://ai.google.dev/api,
-https://docs.mistral.ai/api"""
+https://docs.mistral.ai/api, https://docs.cohere.com/reference"""
 
 
 def dialect_of(kind: str) -> Dialect:

@@ -42,6 +42,7 @@ class ProviderKind(StrEnum):
     GEMINI = "gemini"
     AZURE_OPENAI = "azure_openai"
     MISTRAL = "mistral"
+    COHERE = "cohere"
     SANDBOX = "sandbox"
 
 

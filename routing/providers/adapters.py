@@ -1,6 +1,6 @@
 """Which module speaks which dialect. Nothing else may choose an adapter."""
 
-from routing.providers import anthropic, azure_openai, gemini, mistral, openai, sandbox
+from routing.providers import anthropic, azure_openai, cohere, gemini, mistral, openai, sandbox
 from routing.types import Adapter, ProviderKind
 
 _MODULES: dict[ProviderKind, Adapter] = {
@@ -10,6 +10,7 @@ _MODULES: dict[ProviderKind, Adapter] = {
     ProviderKind.GEMINI: gemini,
     ProviderKind.AZURE_OPENAI: azure_openai,
     ProviderKind.MISTRAL: mistral,
+    ProviderKind.COHERE: cohere,
     ProviderKind.SANDBOX: sandbox,
 }
 

@@ -96,7 +96,7 @@ def read_limits(kind: ProviderKind, status: int, headers: Headers, now: float) -
             state = _openai(headers, requests_window_s=AZURE_REQUESTS_WINDOW_S)
         case ProviderKind.ANTHROPIC:
             state = _anthropic(headers, now)
-        case ProviderKind.GEMINI | ProviderKind.MISTRAL | ProviderKind.SANDBOX:
+        case ProviderKind.GEMINI | ProviderKind.MISTRAL | ProviderKind.COHERE | ProviderKind.SANDBOX:
             state = LimitState()
     wait_s = None
     if status in (429, 503, 529):

@@ -112,6 +112,22 @@ def gemini_usage(raw: Json) -> Usage:
     )
 
 
+def cohere_usage(raw: Json) -> Usage:
+    """Cohere's `usage`, or the `meta` of embeddings: what it bills, else what the model read and wrote.
+
+    Raises UsageInvalid. https://docs.cohere.com/reference/chat
+    """
+    counts = _details(raw, "billed_units") or _details(raw, "tokens")
+    # The specification has them as numbers; a whole one is a count whichever way it is written.
+    whole = {
+        name: int(count) if isinstance(count, float) and count.is_integer() else count
+        for name, count in counts.items()
+    }
+    return Usage(
+        _disjoint(total_input=_count(whole, "input_tokens"), total_output=_count(whole, "output_tokens"))
+    )
+
+
 def usage_json(usage: Usage) -> Json:
     """OpenAI's `usage` object for units, with every detail its clients read."""
     units = usage.units

@@ -62,12 +62,15 @@ def provider(kind: str, base_url: str, *, key: str = KEY, **fields: Any) -> Prov
 
 LISTING = {"data": [{"id": "m-1"}, {"id": "m-2"}]}
 GEMINI_LISTING = {"models": [{"name": "models/m-1"}, {"name": "models/m-2"}]}
+COHERE_LISTING = {"models": [{"name": "m-1"}, {"name": "m-2"}]}
 LISTS: list[tuple[str, str, str, dict[str, Any], str, str]] = [
     ("openai", "/v1", "/v1/models", LISTING, "authorization", f"Bearer {KEY}"),
     ("openai_compatible", "/v1", "/v1/models", LISTING, "authorization", f"Bearer {KEY}"),
     ("anthropic", "", "/v1/models", LISTING, "x-api-key", KEY),
     ("gemini", "/v1beta", "/v1beta/models", GEMINI_LISTING, "x-goog-api-key", KEY),
     ("azure_openai", "", "/openai/models", LISTING, "api-key", KEY),
+    ("mistral", "/v1", "/v1/models", LISTING, "authorization", f"Bearer {KEY}"),
+    ("cohere", "/v2", "/v1/models", COHERE_LISTING, "authorization", f"Bearer {KEY}"),
 ]
 
 

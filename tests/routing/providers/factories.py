@@ -13,6 +13,7 @@ BASE_URLS = {
     ProviderKind.GEMINI: "https://generativelanguage.googleapis.com/v1beta",
     ProviderKind.AZURE_OPENAI: "https://example.openai.azure.com",
     ProviderKind.MISTRAL: "https://api.mistral.ai/v1",
+    ProviderKind.COHERE: "https://api.cohere.com/v2",
     ProviderKind.SANDBOX: "sandbox://",
 }
 

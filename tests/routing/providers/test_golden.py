@@ -35,12 +35,12 @@ def test_every_kind_and_every_operation_has_golden_files():
     shown = {
         (split(file)[0], split(file)[1].split("_")[0], load(file).get("operation")) for file in golden_files()
     }
-    for kind in ("openai", "anthropic", "gemini", "azure_openai", "mistral"):
+    for kind in ("openai", "anthropic", "gemini", "azure_openai", "mistral", "cohere"):
         assert (kind, "request", "chat") in shown
         assert (kind, "reply", "chat") in shown
         assert (kind, "stream", None) in shown
         assert (kind, "error", None) in shown
-    for kind in ("openai", "gemini", "mistral"):
+    for kind in ("openai", "gemini", "mistral", "cohere"):
         assert (kind, "request", "embeddings") in shown
         assert (kind, "reply", "embeddings") in shown
     assert ("openai", "reply", "completions") in shown
@@ -195,6 +195,28 @@ def test_mistral_requests_hold_only_documented_fields(file):
         assert message.keys() <= MISTRAL_MESSAGE
         assert all(len(call["id"]) == 9 for call in message.get("tool_calls", []))
         assert len(message.get("tool_call_id", "123456789")) == 9
+
+
+COHERE_FIELDS = {
+    "chat": {
+        "model", "messages", "stream", "temperature", "p", "k", "seed", "max_tokens", "stop_sequences", "tools",
+        "presence_penalty", "frequency_penalty", "tool_choice", "strict_tools", "response_format", "thinking",
+        "safety_mode",
+    },
+    "embeddings": {"model", "texts", "input_type", "embedding_types", "output_dimension", "truncate"},
+}  # fmt: skip
+"""https://docs.cohere.com/reference/chat, https://docs.cohere.com/reference/embed"""
+
+
+@pytest.mark.parametrize("file", [f for f in golden_files("request_") if f.startswith("cohere/")])
+def test_cohere_requests_hold_only_documented_fields(file):
+    case = load(file)
+    body = case["wire"]["body"]
+    assert body.keys() <= COHERE_FIELDS[case["operation"]]
+    for message in body.get("messages", []):
+        assert message.keys() <= {"role", "content", "tool_calls", "tool_call_id"}
+        for part in message.get("content", []):
+            assert part.keys() == {"type", part["type"]}
 
 
 def test_provider_answers_in_the_golden_files_have_the_providers_own_shape():

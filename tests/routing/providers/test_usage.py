@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from routing.providers.usage import (
     anthropic_usage,
+    cohere_usage,
     gemini_usage,
     openai_usage,
     record_usage,
@@ -197,7 +198,7 @@ RAW = st.dictionaries(
 )  # fmt: skip
 
 
-@given(RAW, st.sampled_from([openai_usage, anthropic_usage, gemini_usage]))
+@given(RAW, st.sampled_from([openai_usage, anthropic_usage, gemini_usage, cohere_usage]))
 def test_odd_counts_are_read_exactly_or_refused_never_negative(raw, read):
     try:
         usage = read(raw)
@@ -223,6 +224,23 @@ def test_odd_counts_are_read_exactly_or_refused_never_negative(raw, read):
 def test_contradictory_openai_counts_are_refused(raw):
     with pytest.raises(UsageInvalid):
         openai_usage(raw)
+
+
+@given(COUNTS, COUNTS, COUNTS, st.booleans())
+def test_cohere_is_counted_by_what_it_bills(read, wrote, more, as_float):
+    number = float if as_float else int
+    tokens = {"input_tokens": number(read + more), "output_tokens": number(wrote)}
+    billed = {"input_tokens": number(read), "output_tokens": number(wrote)}
+    usage = cohere_usage({"billed_units": billed, "tokens": tokens})
+    assert (usage.input_tokens, usage.output_tokens) == (read, wrote)
+    usage = cohere_usage({"tokens": tokens})
+    assert (usage.input_tokens, usage.output_tokens) == (read + more, wrote)
+
+
+@pytest.mark.parametrize("odd", [-1, 1.5, "7", True, 10**11, float("inf")])
+def test_odd_cohere_counts_are_refused(odd):
+    with pytest.raises(UsageInvalid):
+        cohere_usage({"billed_units": {"input_tokens": odd}})
 
 
 def test_contradictory_counts_in_a_stream_leave_usage_unknown_until_better_ones_come():
