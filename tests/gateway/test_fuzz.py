@@ -70,3 +70,40 @@ def test_what_schemathesis_makes_of_the_schema_is_answered_in_order(plane, demo,
     share = REQUESTS // (50 if prefix == "/v1" else 12)
     fuzz.from_schema(schema, prefix, keys, share, SEED)(campaign.run)
     finish(campaign)
+
+
+@pytest.mark.parametrize(
+    ("path", "spoilt", "param"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": {}, "content": "a"}]}, "messages[0].role"),
+        (
+            "/v1/chat/completions",
+            {"tool_choice": {"type": "function", "function": {"name": {}}}},
+            "tool_choice",
+        ),
+        (
+            "/v1beta/models/sandbox-large:generateContent",
+            {"toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": True}}},
+            "toolConfig.functionCallingConfig.allowedFunctionNames",
+        ),
+    ],
+)
+def test_what_fuzzing_once_broke_is_refused_by_name(plane, path, spoilt, param):
+    headers = {"authorization": f"Bearer {plane.key}"}
+    answer = plane.http.post(plane.url + path, json=fuzz.TEMPLATES[path] | spoilt, headers=headers)
+    assert answer.status_code == 400
+    assert f'"param":"{param}"' in answer.text
+
+
+def test_a_header_or_query_of_digits_that_are_no_number_is_refused(plane, demo):
+    # ² is a digit to isdigit(), not to int(); and int() takes no more than 4,300 digits.
+    headers = {"authorization": f"Bearer {plane.key}", "x-tollhouse-timeout-ms": b"\xb2"}
+    answer = plane.http.post(
+        f"{plane.url}/v1/embeddings", json=fuzz.TEMPLATES["/v1/embeddings"], headers=headers
+    )
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "X-Tollhouse-Timeout-Ms")
+    answer = plane.http.get(
+        f"{plane.url}/api/v1/policies/reliable/diff/?from={'9' * 5000}&to=1",
+        headers={"authorization": f"Bearer {demo['operator_key']}"},
+    )
+    assert answer.status_code in (400, 404)

@@ -268,6 +268,8 @@ def _tools(asked: Json, chat: Json) -> None:
     config = camel(as_object(camel(wanted).get("functionCallingConfig"), "toolConfig"))
     allowed = config.get("allowedFunctionNames")
     if allowed:
+        if not isinstance(allowed, list):
+            raise bad("toolConfig.functionCallingConfig.allowedFunctionNames", "These are an array of names.")
         functions = [function for function in functions if function["name"] in allowed]
     match config.get("mode"):
         case None | "MODE_UNSPECIFIED" | "AUTO":
