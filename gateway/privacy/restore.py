@@ -7,6 +7,7 @@ in either case, with escaped underscores or brackets, without brackets.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -38,12 +39,13 @@ class Restorer:
         return self._tokens.restored(text) if self._tokens else text
 
     def whole(self, body: bytes) -> bytes:
-        """An answer to chat or completions, restored; the same object when there is nothing to restore."""
+        """An answer to chat, completions or a ranking, restored; the same object when there is nothing to restore."""
         if self._tokens is None:
             return body
         answer = _loaded(body)
         changed = False
-        for place in (place for choice in _choices(answer) for place in _places(choice, "message")):
+        said = (place for choice in _choices(answer) for place in _places(choice, "message"))
+        for place in chain(said, _documents(answer)):
             restored = self._tokens.restored(place.text, is_json=place.is_json)
             if restored != place.text:
                 place.put(restored)
@@ -269,6 +271,23 @@ def _loaded(body: bytes) -> Any:
 def _choices(answer: Any) -> list[Json]:
     choices = answer.get("choices") if isinstance(answer, dict) else None
     return [each for each in choices if isinstance(each, dict)] if isinstance(choices, list) else []
+
+
+def _documents(answer: Any) -> Iterator[_PlaceOf]:
+    """The texts of the request's own documents, which a ranking may repeat."""
+    results = answer.get("results") if isinstance(answer, dict) else None
+    for number, result in enumerate(results if isinstance(results, list) else ()):
+        if isinstance(result, dict):
+            yield from _strings(result, "document", ("results", number))
+
+
+def _strings(holder: Any, name: Any, path: tuple[str | int, ...]) -> Iterator[_PlaceOf]:
+    value = holder[name] if isinstance(holder, list) else holder.get(name)
+    if isinstance(value, str):
+        yield _PlaceOf((*path, name), value, holder, name)
+    elif isinstance(value, dict | list):
+        for inner in list(value) if isinstance(value, dict) else range(len(value)):
+            yield from _strings(value, inner, (*path, name))
 
 
 def _places(choice: Json, where: str) -> Iterator[_PlaceOf]:

@@ -16,6 +16,8 @@ BODIES = {
     "/v1/chat/completions": {"model": "sandbox-large", "messages": HELLO},
     "/v1/completions": {"model": "sandbox-large", "prompt": "hello"},
     "/v1/embeddings": {"model": "sandbox-embed", "input": "hello"},
+    "/v1/moderations": {"model": "moderator", "input": "hello"},
+    "/v1/rerank": {"model": "ranker", "query": "hello", "documents": ["hello"]},
     "/v1/messages": {"model": "sandbox-large", "messages": HELLO, "max_tokens": 8},
     "/v1/responses": {"model": "sandbox-large", "input": "hello"},
     "/v1/feedback": {},
@@ -26,6 +28,8 @@ SCOPES = (
     "inference:completions",
     "inference:embeddings",
     "inference:feedback",
+    "inference:moderations",
+    "inference:rerank",
     "usage:read",
 )
 ADDRESSES = {

@@ -225,3 +225,14 @@ def test_holds_back_no_more_than_may_become_a_token() -> None:
     )
     assert said(stream.feed([chunk({"content": " here: <EMAIL_2"})]), "content") == " here: "
     assert said(stream.feed([chunk({"content": "0 no"})]), "content") == "<EMAIL_20 no"
+
+
+def test_the_documents_of_a_ranking_come_back_as_they_were_sent():
+    results = [
+        {"index": 1, "relevance_score": 0.5, "document": {"text": f"to {EMAIL}", "more": [{"a": EMAIL}, 1]}},
+        {"index": 0, "relevance_score": 0.1, "document": EMAIL},
+        {"index": 2, "relevance_score": 0.1},
+    ]
+    restored = orjson.loads(RESTORER.whole(orjson.dumps({"results": results})))["results"]
+    assert restored[0]["document"] == {"text": f"to {TOKENS[EMAIL]}", "more": [{"a": TOKENS[EMAIL]}, 1]}
+    assert (restored[1]["document"], "document" in restored[2]) == (TOKENS[EMAIL], False)
