@@ -16,6 +16,7 @@ from billing.rating.prices import Pricing, compile_charges
 from billing.subscriptions import current_version
 from routing.catalog.offers import Offer, offers_of
 from routing.models import Endpoint, Model, RoutingPolicy
+from routing.types import TEXTLESS
 from tenants.models import Tenant
 
 MILLION = 1_000_000
@@ -100,7 +101,7 @@ def _row(model: Model, offers: Sequence[Offer], pricing: Pricing) -> PricedModel
         currency=pricing.currency,
         input_pico=_dearest([_price(offer, "input", offer.input_price, pricing) for offer in offers]),
         output_pico=_dearest([_price(offer, "output", offer.output_price, pricing) for offer in offers]),
-        has_output=model.operations != ["embeddings"],
+        has_output=not TEXTLESS.issuperset(model.operations),
         context_window=model.context_window,
         abilities=(*model.operations, *sorted(model.capabilities)),
         regions=sorted({offer.endpoint.region or offer.endpoint.provider.region for offer in offers}),

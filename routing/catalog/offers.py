@@ -12,6 +12,7 @@ from django.db.models import Q
 from routing.catalog.cost import Rate, RateCard, RatesInvalid, Unpriced, price_per_million
 from routing.models import CostRate, Endpoint
 from routing.snapshot import price_keys, rate_of
+from routing.types import TEXTLESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Offer:
     @property
     def has_output(self) -> bool:
         """Whether its model makes tokens that could have a price."""
-        return self.endpoint.model.operations != ["embeddings"]
+        return not TEXTLESS.issuperset(self.endpoint.model.operations)
 
 
 def offers_of(endpoints: Sequence[Endpoint], *, now: datetime) -> Mapping[UUID, Offer]:
