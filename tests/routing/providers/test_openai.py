@@ -163,7 +163,7 @@ def test_a_reply_without_a_date_is_dated_by_the_caller():
 @pytest.mark.parametrize("operation", list(Operation))
 def test_a_good_status_with_another_shape_is_an_invalid_response(operation, body):
     with pytest.raises(ProviderError) as caught:
-        parse_reply(operation, a_chat(), body, TARGET)
+        parse_reply(operation, a_chat(documents=["a"]), body, TARGET)
     assert caught.value.kind is ErrorKind.INVALID_RESPONSE
 
 
