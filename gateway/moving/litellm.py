@@ -20,7 +20,10 @@ KINDS: Final[Mapping[str, ProviderKind]] = {
     "openai": ProviderKind.OPENAI,
     "azure": ProviderKind.AZURE_OPENAI,
     "anthropic": ProviderKind.ANTHROPIC,
+    "cohere": ProviderKind.COHERE,
+    "cohere_chat": ProviderKind.COHERE,
     "gemini": ProviderKind.GEMINI,
+    "mistral": ProviderKind.MISTRAL,
 }
 """By the prefix of `litellm_params.model`."""
 
@@ -28,7 +31,6 @@ COMPATIBLE: Final[Mapping[str, str]] = {
     "deepseek": "https://api.deepseek.com/v1",
     "fireworks_ai": "https://api.fireworks.ai/inference/v1",
     "groq": "https://api.groq.com/openai/v1",
-    "mistral": "https://api.mistral.ai/v1",
     "openrouter": "https://openrouter.ai/api/v1",
     "perplexity": "https://api.perplexity.ai",
     "together_ai": "https://api.together.xyz/v1",
