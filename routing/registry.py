@@ -25,7 +25,9 @@ ALL = frozenset(Operation)
 TEXTS = frozenset((Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS))
 
 DIALECTS: Mapping[ProviderKind, Dialect] = {
-    ProviderKind.OPENAI: Dialect("OpenAI", "https://api.openai.com/v1", "openai", TEXTS | {Operation.MODERATIONS}),
+    ProviderKind.OPENAI: Dialect(
+        "OpenAI", "https://api.openai.com/v1", "openai", TEXTS | {Operation.MODERATIONS}
+    ),
     ProviderKind.OPENAI_COMPATIBLE: Dialect("OpenAI-compatible", "", "", ALL, needs_key=False),
     ProviderKind.ANTHROPIC: Dialect(
         "Anthropic", "https://api.anthropic.com", "anthropic", frozenset({Operation.CHAT})
