@@ -280,7 +280,8 @@ def empty(kept_plans):
         " billing_alertchannel, billing_alertrule, billing_alertfiring, billing_alertdelivery,"
         " billing_invoice, billing_creditnote, billing_legalentity, billing_taxrate, billing_billingprofile,"
         " billing_coupon, billing_wallet, billing_payment, billing_billsource,"
-        " billing_rerating, tenants_invitation, tenants_ssoconnection, tenants_signinsetting,"
+        " billing_subscriptionchange, billing_rerating,"
+        " tenants_invitation, tenants_ssoconnection, tenants_signinsetting,"
         " mfa_authenticator, socialaccount_socialaccount, usersessions_usersession"
     )
     with connection.cursor() as cursor:
