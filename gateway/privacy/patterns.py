@@ -8,8 +8,10 @@ count high (`x{0,60}`): RE2's automaton grows with it.
 
 import ipaddress
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 import phonenumbers
@@ -40,6 +42,11 @@ from gateway.privacy.kinds import CARD, EMAIL, IBAN, IP_ADDRESS, NATIONAL_ID, PH
 _ALNUM: Final = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ\xff")
 WORDS_BEFORE: Final = 48
 """How many characters before a finding are read for words that say what it is."""
+HEADER_CHARACTERS: Final = 300
+"""How long the first line of a table may be."""
+MAX_PARSES: Final = 500
+"""How many numbers of one text are looked up in libphonenumber (80 us each); further ones count by their form alone,
+so that a long list costs little and hides nothing."""
 
 
 class Span(NamedTuple):
@@ -50,13 +57,52 @@ class Span(NamedTuple):
     kind: str
 
 
-class Sight(NamedTuple):
-    """What is searched: the shadow, what stands before an offset of it (in lower case, as it was written), and the
-    countries whose national phone numbers need no word nearby."""
+class Sight:
+    """What is searched: the shadow, and the words of the text it stands for. `regions`: countries whose national phone
+    numbers need no word nearby. Of one search, so that what was looked up is looked up once."""
 
-    shadow: bytes
-    words_before: Callable[[int], str]
-    regions: tuple[str, ...] = ()
+    __slots__ = ("_at", "_header", "_lowered", "_places", "parses", "regions", "shadow")
+
+    def __init__(
+        self, shadow: bytes, text: str, at: Callable[[int], int], regions: tuple[str, ...] = ()
+    ) -> None:
+        """`at` tells where a byte of the shadow stands in the text."""
+        self.shadow = shadow
+        self.regions = regions
+        self.parses = 0
+        self._at = at
+        self._lowered = _lowered(text)
+        self._places: dict[re.Pattern[str], tuple[list[int], list[int], bool]] = {}
+        first, line, _ = self._lowered[:HEADER_CHARACTERS].partition("\n")
+        self._header = first if line and any(sign in first for sign in ",;\t|") else ""
+
+    def before(self, start: int) -> str:
+        """What stands before an offset of the shadow, in lower case."""
+        at = self._at(start)
+        return self._lowered[max(0, at - WORDS_BEFORE) : at]
+
+    def has(self, words: re.Pattern[str], start: int) -> bool:
+        """Whether such a word stands before, or in the first line of a table."""
+        known = self._places.get(words)
+        if known is None:
+            spans = [match.span() for match in words.finditer(self._lowered)]
+            known = self._places[words] = (
+                [begin for begin, _ in spans],
+                [end for _, end in spans],
+                bool(self._header) and words.search(self._header) is not None,
+            )
+        begins, ends, is_in_header = known
+        at = self._at(start)
+        last = bisect_right(ends, at) - 1
+        return (last >= 0 and begins[last] >= at - WORDS_BEFORE) or (is_in_header and at > len(self._header))
+
+
+def _lowered(text: str) -> str:
+    """In lower case, and as long as it was."""
+    lowered = text.lower()
+    if len(lowered) == len(text):
+        return lowered
+    return "".join(each if len(sign) != 1 else sign for each in text for sign in (each.lower(),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +142,9 @@ _OTHER_WORDS: Final = re.compile(
 )
 
 
-def _has(words: re.Pattern[str], sight: Sight, start: int) -> bool:
-    return words.search(sight.words_before(start)) is not None
-
-
 def _is_other(sight: Sight, start: int) -> bool:
     """Whether the words right before say that a number is an order's, a book's, a version's …"""
-    return _OTHER_WORDS.search(sight.words_before(start)) is not None
+    return _OTHER_WORDS.search(sight.before(start)) is not None
 
 
 # ------------------------------------------------------------------ e-mail
@@ -150,7 +192,7 @@ def _ipv4(sight: Sight, start: int, end: int) -> Iterator[Span]:
         return
     if address.is_loopback or address.is_unspecified or address.packed[0] == 255 or address.packed[0] == 0:
         return
-    words = sight.words_before(start)
+    words = sight.before(start)
     if _ADDRESS_WORDS.search(words) or _LONE_VERSION.search(words[-40:]):
         return
     yield Span(start, end, IP_ADDRESS)
@@ -295,7 +337,7 @@ def _lettered(sight: Sight, start: int, end: int) -> Iterator[Span]:
             if each.words is None:
                 if _is_other(sight, start):
                     return
-            elif not _has(each.words, sight, start):
+            elif not sight.has(each.words, start):
                 continue
             yield Span(start, end, NATIONAL_ID)
             return
@@ -330,6 +372,8 @@ class _Window(NamedTuple):
 
 _DIGITS: Final = re.compile(rb"[0-9]+")
 MAX_GROUPS: Final = 9
+MIN_DIGITS: Final = 7
+MAX_DIGITS: Final = 19
 
 
 def _number(sight: Sight, start: int, end: int) -> Iterator[Span]:
@@ -341,15 +385,22 @@ def _number(sight: Sight, start: int, end: int) -> Iterator[Span]:
     for found in _DIGITS.finditer(shadow, start, end):
         groups.append(_Group(found.start(), found.end(), shadow[at : found.start()]))
         at = found.end()
+    digits = [0, *accumulate(each.end - each.start for each in groups)]
     first = 0
     while first < len(groups):
         taken = 0
         if _begins(shadow, groups[first]):
+            has_plus = (
+                shadow[max(0, groups[first].start - 2) : groups[first].start].rstrip(b"(").endswith(b"+")
+            )
             for last in range(min(len(groups), first + MAX_GROUPS), first, -1):
-                window = _window(shadow, groups[first:last])
-                if len(window.digits) > 19 or not _ends(shadow, window.end):
+                count = digits[last] - digits[first]
+                if not MIN_DIGITS <= count <= MAX_DIGITS or not _ends(shadow, groups[last - 1].end):
                     continue
-                kind = _kind(sight, window, groups[first], is_run=last - first == len(groups))
+                if count < 2 * (last - first) - 1 and not has_plus:
+                    continue  # a list of small numbers
+                window = _window(shadow, groups[first:last])
+                kind = _kind(sight, window, has_plus=has_plus, is_run=last - first == len(groups))
                 if kind is not None:
                     yield Span(
                         _with_sign(shadow, window.start, window.end) if kind == PHONE else window.start,
@@ -398,8 +449,7 @@ def _with_sign(shadow: bytes, start: int, end: int) -> int:
     return start
 
 
-def _kind(sight: Sight, window: _Window, first: _Group, *, is_run: bool) -> str | None:
-    has_plus = sight.shadow[max(0, window.start - 2) : window.start].rstrip(b"(").endswith(b"+")
+def _kind(sight: Sight, window: _Window, *, has_plus: bool, is_run: bool) -> str | None:
     if not has_plus:
         if _is_card(sight, window, is_run=is_run):
             return CARD
@@ -444,7 +494,7 @@ def _is_card(sight: Sight, window: _Window, *, is_run: bool) -> bool:
     issuer = _issuer(window.digits)
     if not issuer or not stdnum.luhn.is_valid(window.digits) or len(set(window.digits)) == 1:
         return False
-    if _has(_CARD_WORDS, sight, window.start):
+    if sight.has(_CARD_WORDS, window.start):
         return True
     return not _is_other(sight, window.start) and (issuer == 2 or (is_grouped and is_run))
 
@@ -590,7 +640,7 @@ def _is_national_id(sight: Sight, window: _Window) -> bool:
             continue
         if not each.check(window.digits):
             continue
-        if _has(each.words, sight, window.start):
+        if sight.has(each.words, window.start):
             return True
         is_plain = len(window.sizes) == 1
         if (
@@ -617,24 +667,34 @@ def _is_phone(sight: Sight, window: _Window, *, has_plus: bool) -> bool:
         if before and sight.shadow[before - 1] in _ALNUM:
             return False
         return _is_international(sight, f"+{digits}", window)
-    if _DATE.search(sight.shadow[window.start : window.end]):
+    is_form = (
+        (sight.has(_PHONE_WORDS, window.start) and len(digits) <= 13)
+        or _is_national(sight, window)
+        or any(_is_valid(sight, digits, region) for region in sight.regions)
+        or (
+            digits.startswith("00")
+            and digits[2] != "0"
+            and len(digits) > 9
+            and _is_valid(sight, f"+{digits[2:]}")
+        )
+    )
+    if not is_form or _DATE.search(sight.shadow[window.start : window.end]):
         return False
-    if digits.startswith("00") and digits[2] != "0" and len(digits) > 9 and _is_valid(f"+{digits[2:]}", None):
-        return not _is_other(sight, window.start)
-    if any(_is_valid(digits, region) for region in sight.regions) and not _is_other(sight, window.start):
-        return True
-    has_words = _has(_PHONE_WORDS, sight, window.start)
-    if has_words and len(digits) <= 13 and not _is_other(sight, window.start):
-        return True
-    if len(window.sizes) == 1 or _is_other(sight, window.start):
+    return not _is_other(sight, window.start)
+
+
+def _is_national(sight: Sight, window: _Window) -> bool:
+    """Written in groups as no other number is."""
+    digits, sizes, gaps = window.digits, window.sizes, window.gaps
+    if sizes == (3, 3, 4) and digits[0] not in "01" and digits[3] not in "01":
+        return bool(gaps & {b") ", b")", b")-"}) or (len(gaps) == 1 and _is_valid(sight, digits, "US"))
+    if sizes == (2, 2, 2, 2, 2) and digits[0] == "0" != digits[1]:  # as France writes them
+        return len(gaps) == 1 and _FRENCH_LEAD.search(sight.before(window.start)) is not None
+    if len(sizes) == 1 or sizes[0] < 3 or not 10 <= len(digits) <= 12:
         return False
-    if window.sizes == (3, 3, 4) and digits[0] not in "01" and digits[3] not in "01":
-        return bool(window.gaps & {b") ", b")", b")-"}) or (len(window.gaps) == 1 and _is_valid(digits, "US"))
-    if window.sizes == (2, 2, 2, 2, 2) and digits[0] == "0" != digits[1]:  # as France writes them
-        return len(window.gaps) == 1 and _has(_FRENCH_LEAD, sight, window.start)
-    if digits[0] != "0" or digits[1] == "0" or not 10 <= len(digits) <= 12 or b"." in window.gaps:
+    if digits[0] != "0" or digits[1] == "0" or b"." in gaps:
         return False
-    return window.sizes[0] > 2 and any(_is_valid(digits, region) for region in _ZERO_REGIONS)
+    return any(_is_valid(sight, digits, region) for region in _ZERO_REGIONS)
 
 
 _FRENCH_LEAD: Final = re.compile(r"(?:^|[\n,;:|(\"'>]|\b(?:au|le|du|ou|et|num[ée]ro|n°))\s*$")
@@ -644,9 +704,9 @@ _DATE: Final = re.compile(
 
 
 def _is_international(sight: Sight, number: str, window: _Window) -> bool:
-    if _is_valid(number, None):
+    if _is_valid(sight, number):
         return True
-    if len(window.digits) < 8 or (len(window.sizes) < 3 and not _has(_PHONE_WORDS, sight, window.start)):
+    if len(window.digits) < 8 or (len(window.sizes) < 3 and not sight.has(_PHONE_WORDS, window.start)):
         return False
     try:
         return phonenumbers.is_possible_number(phonenumbers.parse(number, None))
@@ -654,7 +714,10 @@ def _is_international(sight: Sight, number: str, window: _Window) -> bool:
         return False
 
 
-def _is_valid(number: str, region: str | None) -> bool:
+def _is_valid(sight: Sight, number: str, region: str | None = None) -> bool:
+    sight.parses += 1
+    if sight.parses > MAX_PARSES:
+        return True
     try:
         return phonenumbers.is_valid_number(phonenumbers.parse(number, region))
     except phonenumbers.NumberParseException:
