@@ -84,7 +84,8 @@ def test_no_setting_is_documented_twice() -> None:
 
 def test_every_dependency_has_a_line_and_every_line_a_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
-    names = [re.match(r"[\w-]+", requirement)[0] for requirement in wanted]  # type: ignore[index]
+    extras = [each for extra in project["project"]["optional-dependencies"].values() for each in extra]
+    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"], *extras]
+    names = {re.match(r"[\w-]+", requirement)[0] for requirement in wanted}  # type: ignore[index]
     text = (ROOT / "docs" / "dependencies.md").read_text().split("## The console's assets")[0]
     assert sorted(re.findall(r"^\| ([a-z][\w-]*) \|", text, re.MULTILINE)) == sorted(names)
