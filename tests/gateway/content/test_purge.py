@@ -16,6 +16,7 @@ from gateway.content.purge import (
 )
 from gateway.content.store import CONTENT
 from gateway.experiments.models import Feedback
+from gateway.logs import ingest
 from gateway.logs.partitions import REQUEST_LOG
 from gateway.models import RequestLog
 from tenants.ids import instant_of
@@ -32,11 +33,14 @@ TODAY = NOW.date()
 
 @pytest.fixture(autouse=True)
 def no_days(db):
-    """Without the days that other modules have left."""
+    """Without the days that other modules have left, and without what this process remembers of them."""
+    ingest._known_days.clear()
     with connection.cursor() as cursor:
         for table in (CONTENT, REQUEST_LOG):
             for day in existing_days(table=table):
                 cursor.execute(f"DROP TABLE {partition_of(table=table, day=day)}")
+    yield
+    ingest._known_days.clear()
 
 
 def shredded():
