@@ -26,7 +26,7 @@ from gateway.state.process import Process
 from routing.types import Operation
 from tenants.errors import ApiError
 
-INLINE_BYTES: Final = 64 * 1024
+INLINE_BYTES: Final = 8 * 1024
 """Larger requests are searched in a thread, so that other calls do not wait for them."""
 MAX_FEATURE: Final = 100
 MAX_END_USER: Final = 200
