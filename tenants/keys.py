@@ -19,8 +19,10 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Q
+from django.utils import timezone
 
-from tenants import audit, versions
+from tenants import approvals, audit, versions
+from tenants.approvals import Draft
 from tenants.errors import ApiError
 from tenants.keyring import keyring
 from tenants.models import ApiKey, OwnedQuerySet, ServiceAccount, Tenant
@@ -224,6 +226,7 @@ def change(*, key: ApiKey, changes: Mapping[str, Any], actor: Principal, now: da
         expires_at = values.get("expires_at")
         if expires_at is not None and expires_at <= now:
             raise ApiError("invalid_request", "This moment is in the past.", param="expires_at")
+        _gate(held, values, actor)
         before = {name: getattr(held, name) for name in values}
         for name, value in values.items():
             setattr(held, name, value)
@@ -239,6 +242,42 @@ def change(*, key: ApiKey, changes: Mapping[str, Any], actor: Principal, now: da
             after=values,
         )
     return held
+
+
+def _gate(held: ApiKey, values: Mapping[str, Any], actor: Principal) -> None:
+    """A limit raised or taken away may take two people; with it waits whatever else was to change."""
+    moved = {name: value for name, value in values.items() if value != getattr(held, name)}
+    limits = [name for name in _LIMITS if name in moved and getattr(held, name) is not None]
+    if not any(moved[name] is None or moved[name] > getattr(held, name) for name in limits):
+        return
+    before = {name: _plain(getattr(held, name)) for name in _CHANGEABLE}
+    changes = {name: _plain(value) for name, value in moved.items()}
+    approvals.gate(
+        Draft(
+            kind="caps",
+            operation="key.update",
+            payload={"key": str(held.id), "changes": changes},
+            scope="keys:write",
+            object_type="key",
+            object_id=str(held.id),
+            tenant=held.tenant,
+            before=before,
+            after=before | changes,
+        ),
+        actor,
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+@approvals.executor("key.update")
+def _change_approved(payload: Mapping[str, Any], actor: Principal) -> None:
+    changes = dict(payload["changes"])
+    if changes.get("expires_at"):
+        changes["expires_at"] = datetime.fromisoformat(changes["expires_at"])
+    change(key=ApiKey.objects.get(pk=payload["key"]), changes=changes, actor=actor, now=timezone.now())
 
 
 def revoke(*, key: ApiKey, actor: Principal, now: datetime) -> ApiKey:
@@ -417,6 +456,7 @@ _RIGHTS: Final = (
     "expires_at",
     "service_account_id",
 )
+_LIMITS: Final = ("limit_rpm", "limit_tpm", "max_concurrent")
 _CHANGEABLE: Final = tuple(name for name in _RIGHTS if name != "service_account_id")
 
 

@@ -1,5 +1,6 @@
 """The two-person rule through both doors: prices of providers and plans, caps of budgets and plans."""
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -50,7 +51,13 @@ def clerk_of(world):
 
 
 def ask(client, method, path, body=None, **headers):
-    answer = getattr(client, method)(f"{API}{path}", body, format="json", headers=headers)
+    answer = client.generic(
+        method.upper(),
+        f"{API}{path}",
+        json.dumps(body or {}),
+        content_type="application/json",
+        headers=headers,
+    )
     assert answer.status_code == 202, answer.content
     return Proposal.objects.get(pk=answer.json()["proposal"]["id"])
 
@@ -211,3 +218,32 @@ def test_those_who_may_decide_are_told_once_and_nobody_else(world):
     assert message.to == ["olga@example.com"]
     assert message.subject == "clara@example.com asks for your approval"
     assert f"/platform/approvals/{Proposal.objects.get().pk}/" in message.body
+
+
+# ------------------------------------------------------------------ keys
+
+
+@pytest.mark.parametrize("limit", [900, None])
+def test_a_keys_limit_raised_or_taken_away_waits_with_what_came_along(world, limit):
+    path, key = f"/tenants/acme/keys/{world.key.id}/", world.key
+    proposal = ask(signed_in(world.owner), "patch", path, {"limit_rpm": limit, "name": "Front"})
+    key.refresh_from_db()
+    assert (key.limit_rpm, key.name, proposal.kind) == (600, "Production backend", "caps")
+    assert decide(world.operator, proposal).status_code == 200
+    key.refresh_from_db()
+    assert (key.limit_rpm, key.name) == (limit, "Front")
+
+
+def test_a_keys_limit_lowered_or_first_set_needs_nobody(world):
+    owner, path = signed_in(world.owner), f"{API}/tenants/acme/keys/{world.key.id}/"
+    body = {"limit_rpm": 60, "limit_tpm": 1000}
+    answer = owner.patch(path, body, content_type="application/json")
+    assert (answer.status_code, answer.json()["limit_rpm"], answer.json()["limit_tpm"]) == (200, 60, 1000)
+
+
+def test_a_key_that_changed_meanwhile_keeps_its_limit(world):
+    proposal = ask(signed_in(world.owner), "patch", f"/tenants/acme/keys/{world.key.id}/", {"limit_rpm": 900})
+    type(world.key).objects.filter(pk=world.key.pk).update(limit_rpm=60)
+    assert decide(world.operator, proposal).status_code == 409
+    world.key.refresh_from_db()
+    assert world.key.limit_rpm == 60
