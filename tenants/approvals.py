@@ -17,6 +17,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.conf import settings
+from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 
@@ -89,6 +90,15 @@ def kinds_on() -> frozenset[str]:
         msg = f"TOLLHOUSE_TWO_PERSON: {min(unknown)!r} is none of {', '.join(KINDS)}"
         raise ImproperlyConfigured(msg)
     return kinds
+
+
+def check_setting(**options: Any) -> list[CheckMessage]:
+    """A Django check: a misspelt kind is told at the start, not when somebody changes a price."""
+    try:
+        kinds_on()
+    except ImproperlyConfigured as error:
+        return [Error(str(error), id="tenants.E001")]
+    return []
 
 
 def is_on(kind: str) -> bool:

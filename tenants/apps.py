@@ -12,6 +12,7 @@ class TenantsConfig(AppConfig):
 
     def ready(self) -> None:
         # Needs the models; schema registers with drf-spectacular, sign_ins with allauth's signals.
-        from tenants import isolation, schema, sign_ins  # noqa: F401, PLC0415
+        from tenants import approvals, isolation, schema, sign_ins  # noqa: F401, PLC0415
 
+        checks.register(approvals.check_setting)
         checks.register(isolation.check_walls, checks.Tags.database, deploy=True)

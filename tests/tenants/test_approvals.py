@@ -210,3 +210,6 @@ def test_an_unknown_kind_is_an_error_and_not_a_rule_turned_off(settings):
     settings.TOLLHOUSE_TWO_PERSON = "prices,cap"
     with pytest.raises(ImproperlyConfigured, match="'cap' is none of prices, caps, rerating"):
         approvals.kinds_on()
+    assert [each.id for each in approvals.check_setting()] == ["tenants.E001"]
+    settings.TOLLHOUSE_TWO_PERSON = "prices,caps"
+    assert approvals.check_setting() == []
