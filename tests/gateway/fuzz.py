@@ -378,7 +378,7 @@ def _places(doc: Any):
 # ------------------------------------------------------------------ the data plane
 
 TEMPLATES: dict[str, Any] = json.loads((Path(__file__).parent / "fuzz_templates.json").read_text())
-"""A body that is accepted for every path that takes one: what is spoilt in it is then what is judged."""
+"""A body whose form is accepted for every path that takes one: what is spoilt in it is then what is judged."""
 HOT_PATHS = [*TEMPLATES, "/v1/models", "/v1/models/sandbox-large", "/v1/models/"]
 
 

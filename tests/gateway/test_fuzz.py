@@ -67,7 +67,7 @@ def test_the_control_plane_refuses_in_order(plane, demo, schema, campaign):
 @pytest.mark.parametrize("prefix", ["/v1", "/api/v1/"])
 def test_what_schemathesis_makes_of_the_schema_is_answered_in_order(plane, demo, schema, campaign, prefix):
     keys = [demo["operator_key"], plane.key] if prefix == "/api/v1/" else [plane.key]
-    share = REQUESTS // (50 if prefix == "/v1" else 12)
+    share = REQUESTS // (50 if prefix == "/v1" else 10)
     fuzz.from_schema(schema, prefix, keys, share, SEED)(campaign.run)
     finish(campaign)
 
